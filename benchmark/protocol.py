@@ -1,0 +1,43 @@
+"""How much is run: seeds, evaluation episodes, and the seed ranges that keep training, recipes, tuning and evaluation apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmark.errors import unknown_name
+
+PROTOCOL_VERSION = 1
+
+RECIPE_SEEDS = range(1_000, 2_000)
+TUNING_SEEDS = range(2_000, 3_000)
+EVALUATION_SEEDS = range(10_000, 1_000_000)
+VERIFICATION_SEED = 1_000_000  # fresh verification seeds are drawn at or above this
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Gradient steps are not here: they belong to the algorithm's variant."""
+
+    name: str
+    n_seeds: int  # training seeds 0 .. n_seeds - 1
+    episodes: int  # evaluation episodes, seeds 10,000 up
+    group: int  # seeds trained together as one group
+
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.n_seeds))
+
+    def evaluation_seeds(self) -> range:
+        return EVALUATION_SEEDS[: self.episodes]
+
+
+PROTOCOLS = {
+    "smoke": Protocol("smoke", n_seeds=1, episodes=4, group=1),
+    "quick": Protocol("quick", n_seeds=3, episodes=100, group=3),
+    "full": Protocol("full", n_seeds=10, episodes=1_000, group=5),
+}
+
+
+def protocol(name: str) -> Protocol:
+    if name not in PROTOCOLS:
+        raise unknown_name("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
