@@ -1,0 +1,190 @@
+"""The result record: one JSON of at most 256 kB per algorithm x dataset x seed. Raw returns; nothing normalised is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmark import files
+from benchmark.errors import UserError
+
+SCHEMA = 1
+MAX_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the run cost; times are wall-clock of one seed, amortised over the group that it was trained in."""
+
+    train_seconds: float
+    update_ms: float  # per gradient step
+    act_ms: float  # per joint action, amortised over the lockstep episodes
+    evaluate_seconds: float
+    peak_mb: float  # peak resident memory of the process
+    parameters: int
+    sampler_steps: int  # network calls for one action; 1 for a plain policy
+    device: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    commit: str  # "" outside a git checkout
+    dirty: bool
+    python: str
+    packages: dict[str, str]
+    platform: str
+    cpu: str  # hash of the processor's feature flags
+    threads: int
+    finished: str  # UTC, ISO 8601
+
+
+@dataclass(frozen=True)
+class Tuning:
+    configs_tried: int = 0
+    online_episodes: int = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """See DESIGN.md, Record. `returns` are raw; scores are derived from them when the record is read."""
+
+    key: (
+        str  # sha256 of the run key: algorithm, code, config, steps, group, data, protocol, compile
+    )
+    algo: str  # row name: `algo` or `algo.variant`
+    paper: str
+    track: Literal["offline", "model", "online", "o2o", "oracle"]
+    execution: Literal["local", "mean-field", "joint"]
+    code_sha256: str  # the algorithm's file and the nn modules it imports
+    config: dict[str, Any]
+    steps: int
+    seed: int
+    group: list[int]  # seeds trained together
+    compiled: bool
+    task: str
+    dataset: str  # "" for tracks without a buffer
+    dataset_sha256: str
+    rankable: bool
+    protocol: str
+    protocol_version: int
+    first_episode_seed: int
+    status: Literal["ok", "failed"]
+    reason: str  # why it failed; "" when ok
+    groups: list[str]  # names of the groups of agents, in the order of `returns`
+    returns: list[list[float]]  # [episode][group], mean over the group's agents
+    team_returns: list[float]  # [episode]
+    curve: dict[str, list[float]]  # "step" and the losses
+    exact: dict[str, float]  # exploitability, value, ... of finite games
+    cost: Cost
+    tuning: Tuning
+    provenance: Provenance
+    checkpoint_sha256: str
+    level: int = 0
+    schema: int = SCHEMA
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        return self.status == "failed"
+
+    def mean_return(self) -> float:
+        """Mean team return over the evaluation episodes; NaN where the run failed."""
+        return (
+            sum(self.team_returns) / len(self.team_returns) if self.team_returns else float("nan")
+        )
+
+    def path(self, root: Path) -> Path:
+        """Where this record stands under a folder of records."""
+        where = self.dataset or f"{self.task}/none"
+        return root / where / self.algo / f"{self.protocol}-seed{self.seed}-{self.key[:12]}.json"
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"field {key!r} stands twice")
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a finite number")
+
+
+def parse(text: str, source: str = "record") -> Record:
+    """A record from its JSON text; strict: unknown or doubled fields, NaN and bools as numbers are refused.
+
+    Raises UserError that names `source`, the field and the reason.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{source} is {len(text)} bytes long, expected at most {MAX_BYTES}.")
+    try:
+        json.loads(text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} is not a valid record: {error}.") from error
+    global _adapter
+    if _adapter is None:
+        for kind in (Cost, Provenance, Tuning, Record):
+            kind.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
+        _adapter = TypeAdapter(Record)
+    try:
+        record: Record = _adapter.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise UserError(
+            f"{source} is not a valid record: {where}: {first['msg'].lower()}."
+        ) from error
+    if record.schema != SCHEMA:
+        raise UserError(f"{source} has schema {record.schema}, this suite reads schema {SCHEMA}.")
+    if record.status == "ok" and len(record.team_returns) != len(record.returns):
+        raise UserError(
+            f"{source} is not a valid record: {len(record.team_returns)} team returns for"
+            f" {len(record.returns)} episodes."
+        )
+    return record
+
+
+_adapter: Any = None
+
+
+def to_json(record: Record) -> str:
+    return json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
+
+
+def read(path: Path | str) -> Record:
+    try:
+        return parse(Path(path).read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read record {path}: {error}.") from error
+
+
+def read_all(roots: Iterable[Path]) -> list[Record]:
+    """Every record under the folders, each run key and seed once (first folder wins), sorted by dataset, algorithm, seed."""
+    found: dict[tuple[str, int], Record] = {}
+    for root in roots:
+        for path in sorted(root.rglob("*.json")):
+            if path.name.startswith(files.TEMPORARY):
+                continue
+            record = read(path)
+            found.setdefault((record.key, record.seed), record)
+    return sorted(
+        found.values(), key=lambda r: (r.task, r.dataset, r.algo, r.protocol, r.seed, r.key)
+    )
+
+
+def write(record: Record, root: Path) -> Path:
+    """Write a record under `root`, by its own name; returns the path."""
+    path = record.path(root)
+    text = to_json(record)
+    if len(text) > MAX_BYTES:
+        raise UserError(
+            f"the record of {record.algo} is {len(text)} bytes long, at most {MAX_BYTES} are allowed."
+        )
+    files.write_text(path, text)
+    return path
