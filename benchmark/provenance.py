@@ -1,0 +1,98 @@
+"""Where a number comes from: code, packages, processor and threads. Also the hash that names an algorithm's code."""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmark import files
+from benchmark.record import Provenance
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "numpy", "h5py", "gymnasium", "pettingzoo", "mpe2", "safetensors")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@functools.cache
+def packages(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Installed versions of the distributions that could change a number."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def cpu_fingerprint() -> str:
+    """Hash of the processor's feature flags: equal bits are promised between equal fingerprints only."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        flags = next(line for line in text.splitlines() if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        flags = platform.processor()
+    return hashlib.sha256(flags.encode()).hexdigest()[:16]
+
+
+def collect(threads: int) -> Provenance:
+    return Provenance(
+        commit=_git("rev-parse", "HEAD"),
+        dirty=bool(_git("status", "--porcelain", "--untracked-files=no")),
+        python=platform.python_version(),
+        packages=dict(packages()),
+        platform=f"{platform.system()}-{platform.machine()}",
+        cpu=cpu_fingerprint(),
+        threads=threads,
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _imported_modules(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@functools.cache
+def code_sha256(cls: type) -> str:
+    """Hash of an algorithm's file and, followed through, of the modules beside it that it imports."""
+    start = Path(inspect.getfile(cls)).resolve()
+    package = (cls.__module__.rsplit(".", 1)[0] + ".") if "." in cls.__module__ else None
+    seen: dict[str, Path] = {start.name: start}
+    waiting = [start]
+    while waiting:
+        for name in sorted(_imported_modules(waiting.pop())):
+            if package is None or not name.startswith((package, "algorithms.")):
+                continue
+            module = sys.modules.get(name)
+            file = getattr(module, "__file__", None)
+            if file and name not in seen:
+                seen[name] = Path(file)
+                waiting.append(Path(file))
+    lines = sorted(f"{name} {files.sha256_file(path)}" for name, path in seen.items())
+    return files.sha256("\n".join(lines).encode())
