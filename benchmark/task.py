@@ -221,6 +221,10 @@ class Task(ABC):
         """Policy that defines 100, as an object with `begin` and `act`; see `benchmark.evaluate.Policy`."""
         raise UserError(f"task {self.spec.id} has no expert to compute a reference from.")
 
+    def reference_lines(self) -> dict[str, Any]:
+        """Further policies whose returns `Reference.lines` records, by name: scripted controllers, equilibria."""
+        return {}
+
     def reference(self) -> Reference | None:
         """The committed reference of this task; None where none was computed (`make reference TASK=...`)."""
         path = reference_path(self.spec.id)

@@ -1,0 +1,245 @@
+"""Cooperative navigation, `mpe/spread-v1`: three agents cover three landmarks in 25 steps and lose reward by colliding.
+
+The game is mpe2's simple_spread_v3 (N = 3, local_ratio = 0.5, continuous actions). mpe2's action is a box [0, 1]^5 whose
+first entry is ignored and whose others push left, right, down and up; only the differences act, so the suite's action is
+the two-dimensional force u in [-1, 1]^2 that they span, without loss. `SpreadArrays` repeats mpe2's arithmetic operation
+by operation for E episodes at once; the tests hold it equal to mpe2 to the last bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmark.errors import UserError
+from benchmark.task import Array, Family, Group, Step, Task, TaskSpec
+
+if TYPE_CHECKING:
+    from pettingzoo import ParallelEnv
+
+N = 3  # agents, and landmarks
+HORIZON = 25
+OBS_DIM = (
+    18  # velocity 2, position 2, landmarks 2 x 3, other agents 2 x 2, their (silent) messages 2 x 2
+)
+PAIRS = ((0, 1), (0, 2), (1, 2))
+BEHAVIOURS = Path(__file__).resolve().parents[2] / "datasets" / "behaviours" / "mpe-spread"
+
+# Constants of mpe2's World, Entity and Scenario.
+DT, DAMPING, ACCELERATION = 0.1, 0.25, 5.0
+CONTACT_FORCE, CONTACT_MARGIN = 1e2, 1e-3
+CONTACT_DISTANCE = 0.15 + 0.15  # sum of two agents' radii
+LOCAL_RATIO = 0.5
+
+
+class SpreadArrays:
+    """E episodes in lockstep. Inside, E is the last and contiguous axis, so that every operation is one long loop."""
+
+    def __init__(self, n_envs: int) -> None:
+        self.n_envs = n_envs
+
+    def reset(self, seeds: Sequence[int]) -> Array:
+        """Start one episode per seed, with the positions that mpe2 draws for it: obs [E, N, 18] float32."""
+        draws = [np.random.Generator(np.random.PCG64(int(s))).uniform(-1, 1, 4 * N) for s in seeds]
+        points = np.stack(draws).reshape(len(draws), 2, N, 2)  # [E, agents | landmarks, N, xy]
+        return self.place(points[:, 0], points[:, 1])
+
+    def place(self, agents: Array, landmarks: Array) -> Array:
+        """Start from agents at rest at `agents` and landmarks at `landmarks`, both [E, N, 2]: obs [E, N, 18]."""
+        self.t = 0
+        self.position = np.ascontiguousarray(agents.transpose(2, 1, 0))  # [xy, N, E]
+        self.landmark = np.ascontiguousarray(landmarks.transpose(2, 1, 0))  # [xy, N, E]
+        self.velocity = np.zeros_like(self.position)  # [xy, N, E]
+        self.n_envs = self.position.shape[2]
+        self._measure()
+        return self._observe()
+
+    def _measure(self) -> None:
+        """Separations and distances of the three pairs of agents."""
+        first, second = zip(*PAIRS, strict=True)
+        self.delta = self.position[:, list(first)] - self.position[:, list(second)]  # [xy, pair, E]
+        self.distance = np.sqrt(self.delta[0] ** 2 + self.delta[1] ** 2)  # [pair, E]
+
+    def _observe(self) -> Array:
+        obs = np.zeros((N, OBS_DIM, self.n_envs), np.float32)  # [N, D, E]
+        for i in range(N):
+            here = self.position[:, i]  # [xy, E]
+            obs[i, 0:2] = self.velocity[:, i]
+            obs[i, 2:4] = here
+            for k in range(N):
+                np.subtract(self.landmark[:, k], here, out=obs[i, 4 + 2 * k : 6 + 2 * k])
+            for k, j in enumerate(j for j in range(N) if j != i):
+                np.subtract(self.position[:, j], here, out=obs[i, 10 + 2 * k : 12 + 2 * k])
+        return np.ascontiguousarray(obs.transpose(2, 0, 1))  # [E, N, D]
+
+    def step(self, act: Array) -> Step:
+        """act [E, N, 2]: force along x and y, clipped to [-1, 1]."""
+        force = np.clip(np.asarray(act, np.float32), -1, 1).transpose(2, 1, 0).astype(np.float64)
+        force *= ACCELERATION  # [xy, N, E]
+        depth = np.logaddexp(0, -(self.distance - CONTACT_DISTANCE) / CONTACT_MARGIN)
+        push = (
+            CONTACT_FORCE * self.delta / self.distance * (depth * CONTACT_MARGIN)
+        )  # [xy, pair, E]
+        for p, (i, j) in enumerate(PAIRS):
+            force[:, i] += push[:, p]
+            force[:, j] -= push[:, p]
+        self.position += self.velocity * DT  # with the old velocity, as mpe2 does
+        self.velocity *= 1 - DAMPING
+        self.velocity += force * DT
+        self.t += 1
+        self._measure()
+        truncated = np.full(self.n_envs, self.t >= HORIZON)
+        return Step(self._observe(), self._reward(), np.zeros(self.n_envs, bool), truncated)
+
+    def _reward(self) -> Array:
+        """Half the negative sum over landmarks of the nearest agent's distance, half minus one per collision: [E, N]."""
+        shared = np.zeros(self.n_envs)
+        for k in range(N):
+            gap = self.position - self.landmark[:, k : k + 1]  # [xy, N, E]
+            shared -= np.sqrt(gap[0] ** 2 + gap[1] ** 2).min(0)
+        hit = self.distance < CONTACT_DISTANCE  # [pair, E]
+        collisions = np.zeros((N, self.n_envs))
+        for p, (i, j) in enumerate(PAIRS):
+            collisions[i] += hit[p]
+            collisions[j] += hit[p]
+        return (shared * (1 - LOCAL_RATIO) - collisions * LOCAL_RATIO).T.copy()
+
+
+class Actor:
+    """A shared network on the agent's own observation: ReLU layers, tanh at the end, Gaussian noise of fixed width."""
+
+    def __init__(self, weights: dict[str, Array]) -> None:
+        """`weights`: w0 [18, H], b0 [H], w1, ... of the layers, and std [2] of the noise."""
+        depth = sum(name.startswith("w") for name in weights)
+        self.layers = [
+            (weights[f"w{k}"].astype(np.float32), weights[f"b{k}"].astype(np.float32))
+            for k in range(depth)
+        ]
+        self.std = weights["std"].astype(np.float32)
+        self.rng = np.random.default_rng(0)
+
+    def mean(self, obs: Array) -> Array:
+        """obs [..., 18] -> [..., 2] in [-1, 1]."""
+        x = obs.reshape(-1, obs.shape[-1])
+        for w, b in self.layers[:-1]:
+            x = np.maximum(x @ w + b, 0)
+        w, b = self.layers[-1]
+        return np.tanh(x @ w + b).reshape(*obs.shape[:-1], -1)
+
+    def begin(self, n_envs: int, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def act(
+        self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
+    ) -> Array:
+        mean = self.mean(obs)  # [E, N, 2]
+        if deterministic:
+            return mean
+        noise = self.rng.standard_normal(mean.shape, dtype=np.float32)
+        return np.clip(mean + self.std * noise, -1, 1)
+
+
+def load_actor(path: Path) -> Actor:
+    """Read one actor (safetensors); raises UserError where the file is missing."""
+    from safetensors.numpy import load_file
+
+    if not path.exists():
+        raise UserError(
+            f"behaviour {path} is missing; run the suite from its checkout, or train it with"
+            " `python -m datasets.recipes.train_spread`."
+        )
+    return Actor(load_file(path))
+
+
+class Controller:
+    """Scripted joint policy: sends agents to landmarks by the assignment of least total distance, each with a PD law.
+
+    It knows the dynamics and all positions, so it stands for what full coordination can earn; it ignores collisions.
+    """
+
+    PERMUTATIONS = np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
+    STIFFNESS, DAMPING = 20.0, 3.5  # u = 20 gap - 3.5 velocity
+
+    def begin(self, n_envs: int, seed: int) -> None:
+        """It has no state and no noise."""
+
+    def act(
+        self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
+    ) -> Array:
+        gap = obs[..., 4:10].reshape(*obs.shape[:2], N, 2)  # [E, agent, landmark, xy]
+        distance = np.linalg.norm(gap, axis=-1)  # [E, agent, landmark]
+        agents = np.arange(N)
+        total = distance[:, agents, self.PERMUTATIONS].sum(-1)  # [E, permutation]
+        choice = self.PERMUTATIONS[total.argmin(-1)]  # [E, agent]
+        target = np.take_along_axis(gap, choice[:, :, None, None], axis=2)[:, :, 0]  # [E, N, xy]
+        return np.clip(self.STIFFNESS * target - self.DAMPING * obs[..., 0:2], -1, 1)
+
+
+class Spread(Task):
+    spec = TaskSpec(
+        id="mpe/spread-v1",
+        groups=(Group("agents", N, OBS_DIM, 2),),
+        horizon=HORIZON,
+        team_return="mean",
+        packages=("mpe2",),
+    )
+
+    def arrays(self, n_envs: int) -> SpreadArrays:
+        return SpreadArrays(n_envs)
+
+    def parallel_env(self, render_mode: str | None = None) -> ParallelEnv:
+        """mpe2's own environment behind the suite's action space Box[-1, 1]^2."""
+        return _parallel_env(render_mode)
+
+    def expert(self) -> Actor:
+        """The committed MAPPO policy; see `datasets/recipes/train_spread.py`."""
+        return load_actor(BEHAVIOURS / "expert.safetensors")
+
+    def reference_lines(self) -> dict[str, Any]:
+        return {"assignment controller": Controller()}
+
+
+def _parallel_env(render_mode: str | None) -> ParallelEnv:
+    from gymnasium.spaces import Box
+    from mpe2 import simple_spread_v3
+    from pettingzoo.utils.wrappers import BaseParallelWrapper
+
+    class ForceAction(BaseParallelWrapper):
+        """Turns the force u into mpe2's pushes; clips, as the array environment does."""
+
+        def __init__(self, env: Any) -> None:
+            super().__init__(env)
+            self._space = {name: Box(-1, 1, (2,), np.float32) for name in env.possible_agents}
+
+        def action_space(self, agent: str) -> Box:
+            return self._space[agent]
+
+        def step(self, actions: dict[str, Array]) -> Any:
+            pushes = {}
+            for name, action in actions.items():
+                x, y = np.clip(np.asarray(action, np.float32), -1, 1)
+                pushes[name] = np.array(
+                    [0, max(-x, 0), max(x, 0), max(-y, 0), max(y, 0)], np.float32
+                )
+            obs, rew, terminated, truncated, info = super().step(pushes)
+            return obs, dict(rew), terminated, truncated, info
+
+    env = simple_spread_v3.parallel_env(
+        N=N,
+        local_ratio=LOCAL_RATIO,
+        max_cycles=HORIZON,
+        continuous_actions=True,
+        render_mode=render_mode,
+    )
+    return ForceAction(env)
+
+
+def _build(match: re.Match[str]) -> Task:
+    return Spread()
+
+
+FAMILY = Family(pattern=r"mpe/spread-v1", examples=("mpe/spread-v1",), build=_build)
