@@ -1,21 +1,26 @@
-"""The contract of an algorithm. It knows a TaskSpec and batches, never an environment, a tracker or the leaderboard."""
+"""The contract of an algorithm. It knows a TaskSpec and batches, never an environment, a tracker or
+the leaderboard.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark import rng
 from benchmark.batch import Batch, Dataset, Rngs
 from benchmark.task import Array, GameModel, TaskSpec
 
 Track = Literal["offline", "model", "online", "o2o", "oracle"]
 Execution = Literal["local", "mean-field", "joint"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Variant:
     config: Mapping[str, Any] = field(default_factory=dict)  # overrides of Config's defaults
     track: Track = "offline"
     execution: Execution = "local"
-    # task-id prefix -> overrides of config for that family; the key "steps" overrides steps. The longest prefix wins.
+    # task-id prefix -> overrides of config for that family; the key "steps" overrides steps.
+    # The longest prefix wins.
     families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def resolve(self, task_id: str, protocol: str) -> tuple[dict[str, Any], int]:
@@ -43,8 +49,10 @@ class Variant:
 class Algorithm(ABC):
     """Base of every algorithm: one file, one subclass.
 
-    A plain algorithm is built for one seed and never sees the axis K: its batches are [B, T, N, D] and its `act` gets
-    [E, N, D]. With `stacks_seeds = True` it is built for a group of K seeds, and every batch, observation and action has a
+    A plain algorithm is built for one seed and never sees the axis K: its batches are [B, T, N,
+    D] and its `act` gets
+    [E, N, D]. With `stacks_seeds = True` it is built for a group of K seeds, and every batch,
+    observation and action has a
     leading K; a seed trained in a group must equal the same seed trained alone.
     """
 
@@ -61,13 +69,17 @@ class Algorithm(ABC):
     def __init__(
         self, config: Any, spec: TaskSpec, seeds: tuple[int, ...], device: str = "cpu"
     ) -> None:
-        """Build networks and optimisers; all randomness comes from `seeds` (one seed unless stacks_seeds)."""
+        """Build networks and optimisers; all randomness comes from `seeds` (one seed unless
+        stacks_seeds).
+        """
         self.config, self.spec, self.seeds, self.device = config, spec, seeds, device
 
     def prepare(
         self, data: Dataset, steps: int, rngs: Rngs, model: GameModel | None = None
     ) -> None:
-        """Once before training: normalisers, value weights, schedules. Called again on a resume, before load_state_dict."""
+        """Once before training: normalisers, value weights, schedules. Called again on a resume,
+        before load_state_dict.
+        """
 
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:
         """Batch of the next update; default: uniform transitions of `config.batch_size`."""
@@ -75,10 +87,12 @@ class Algorithm(ABC):
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One gradient step; returns named losses as tensors ([] or [K]), without a host synchronisation."""
+        """One gradient step; returns named losses as tensors ([] or [K]), without a host
+        synchronisation.
+        """
 
     def finish(self) -> None:
-        """After the last update: extract a table, distil a policy. Its result is part of the state."""
+        """After the last update: extract a table, distil a policy; its result is in the state."""
 
     def begin(self, n_envs: int, seed: int) -> None:
         """Before E episodes: reset planner, recurrent and noise state."""
@@ -87,26 +101,39 @@ class Algorithm(ABC):
     def act(
         self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
     ) -> Array:
-        """Joint actions: obs [E, N, D] -> [E, N, A] in [-1, 1], or [E, N] integers. With stacks_seeds, a leading K."""
+        """Joint actions: obs [E, N, D] -> [E, N, A] in [-1, 1], or [E, N] integers. With
+        stacks_seeds, a leading K.
+        """
 
     def policy_table(self) -> Array:
-        """Finite games: pi[h, o, a] (leading K with stacks_seeds), the very policy whose return is reported."""
+        """Finite games: pi[h, o, a] (leading K with stacks_seeds), the very policy whose return is
+        reported.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything a bitwise resume needs: weights, targets, EMA, optimiser, generators, step. Tensors and plain values."""
+        """Everything a bitwise resume needs: weights, targets, EMA, optimiser, generators, step.
+        Tensors and plain values.
+        """
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def cost(self) -> dict[str, float]:
-        """Cost columns known to the algorithm: `parameters` of one seed, `sampler_steps` of one action."""
+        """Cost columns known to the algorithm: `parameters` of one seed, `sampler_steps` of one
+        action.
+        """
         return {}
 
 
 class PerSeed(Algorithm):
-    """Runs plain algorithms seed by seed behind the interface of a group, so that the runner knows groups only."""
+    """Runs plain algorithms seed by seed behind the interface of a group, so that the runner knows
+    groups only.
+
+    Each member has its own stream of torch's, NumPy's and Python's global generators: a plain torch
+    module may draw from them and still gives the same bits in a group as alone.
+    """
 
     stacks_seeds = True
     variants: ClassVar[Mapping[str, Variant]] = {}
@@ -120,59 +147,70 @@ class PerSeed(Algorithm):
         device: str = "cpu",
     ) -> None:
         super().__init__(config, spec, seeds, device)
-        self.members = [cls(config, spec, (seed,), device) for seed in seeds]
+        self.streams = [rng.seeded(seed) for seed in seeds]
+        self.members: list[Algorithm] = []
+        for k, seed in enumerate(seeds):
+            with self._stream(k):
+                self.members.append(cls(config, spec, (seed,), device))
+
+    @contextlib.contextmanager
+    def _stream(self, k: int) -> Iterator[None]:
+        outside = rng.get_state()
+        rng.set_state(self.streams[k])
+        try:
+            yield
+        finally:
+            self.streams[k] = rng.get_state()
+            rng.set_state(outside)
+
+    def _each(self, call: Callable[[int, Algorithm], T]) -> list[T]:
+        results = []
+        for k, member in enumerate(self.members):
+            with self._stream(k):
+                results.append(call(k, member))
+        return results
 
     def prepare(
         self, data: Dataset, steps: int, rngs: Rngs, model: GameModel | None = None
     ) -> None:
-        for member, rng in zip(self.members, rngs, strict=True):
-            member.prepare(data, steps, [rng], model)
+        self._each(lambda k, member: member.prepare(data, steps, [rngs[k]], model))
 
     def sample(self, data: Dataset, rngs: Rngs) -> Any:
-        return [
-            member.sample(data, [rng]).seed(0)
-            for member, rng in zip(self.members, rngs, strict=True)
-        ]
+        return self._each(lambda k, member: member.sample(data, [rngs[k]]).seed(0))
 
     def update(self, batch: Any) -> dict[str, Tensor]:
-        losses = [member.update(part) for member, part in zip(self.members, batch, strict=True)]
+        losses = self._each(lambda k, member: member.update(batch[k]))
         return {name: torch.stack([loss[name] for loss in losses]) for name in losses[0]}
 
     def finish(self) -> None:
-        for member in self.members:
-            member.finish()
+        self._each(lambda k, member: member.finish())
 
     def begin(self, n_envs: int, seed: int) -> None:
-        for member in self.members:
-            member.begin(n_envs, seed)
+        self._each(lambda k, member: member.begin(n_envs, seed))
 
     def act(
         self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
     ) -> Array:
-        parts = [
-            member.act(
-                obs[k],
-                None if alive is None else alive[k],
-                None if mask is None else mask[k],
-                t,
-                deterministic,
-            )
-            for k, member in enumerate(self.members)
-        ]
-        return np.stack(parts)
+        def one(k: int, member: Algorithm) -> Array:
+            own_alive = None if alive is None else alive[k]
+            own_mask = None if mask is None else mask[k]
+            return member.act(obs[k], own_alive, own_mask, t, deterministic)
+
+        return np.stack(self._each(one))
 
     def policy_table(self) -> Array:
         return np.stack([member.policy_table() for member in self.members])
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            str(seed): member.state_dict()
-            for seed, member in zip(self.seeds, self.members, strict=True)
+            str(seed): {"member": member.state_dict(), "stream": stream}
+            for seed, member, stream in zip(self.seeds, self.members, self.streams, strict=True)
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for seed, member in zip(self.seeds, self.members, strict=True):
-            member.load_state_dict(state[str(seed)])
+        for k, (seed, member) in enumerate(zip(self.seeds, self.members, strict=True)):
+            member.load_state_dict(state[str(seed)]["member"])
+            self.streams[k] = state[str(seed)]["stream"]
 
     def cost(self) -> dict[str, float]:
         return self.members[0].cost()
@@ -181,7 +219,9 @@ class PerSeed(Algorithm):
 def build_group(
     cls: type[Algorithm], config: Any, spec: TaskSpec, seeds: tuple[int, ...], device: str = "cpu"
 ) -> Algorithm:
-    """A group of seeds, whether or not the algorithm stacks them: everything the runner holds has the axis K."""
+    """A group of seeds, whether or not the algorithm stacks them: everything the runner holds has
+    the axis K.
+    """
     if cls.stacks_seeds:
         return cls(config, spec, seeds, device)
     return PerSeed(cls, config, spec, seeds, device)

@@ -1,4 +1,6 @@
-"""What passes from a dataset to an algorithm. Axes are [B, T, N, D]; a batch for a group of K seeds has a leading K."""
+"""What passes from a dataset to an algorithm. Axes are [B, T, N, D]; a batch for a group of K seeds
+has a leading K.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ Rngs = Sequence[np.random.Generator]  # one generator per seed of the group
 
 @dataclass
 class Batch:
-    """Windows of T steps (a transition is T = 1 with `next_obs`). K seeds stacked: every tensor has a leading K.
+    """Windows of T steps (a transition is T = 1 with `next_obs`). K seeds stacked: every tensor has
+    a leading K.
 
     Steps past an episode's end are zero and have valid = False.
     """
@@ -74,7 +77,9 @@ class Dataset(Protocol):
     def n_episodes(self) -> int: ...
 
     def transitions(self, rngs: Rngs, batch_size: int, *, agents: int | None = None) -> Batch:
-        """Uniform transitions [K, B, 1, N, D] with next_obs; `agents` takes a random slab of that many (exchangeable tasks)."""
+        """Uniform transitions [K, B, 1, N, D] with next_obs; `agents` takes a random slab of that
+        many (exchangeable tasks).
+        """
         ...
 
     def windows(
@@ -86,7 +91,8 @@ class Dataset(Protocol):
         agents: int | None = None,
         align: bool = False,
     ) -> Batch:
-        """Windows [K, B, T, N, D] inside one episode, from a uniform start row; align = True: from the episode's first step.
+        """Windows [K, B, T, N, D] inside one episode, from a uniform start row; align = True: from
+        the episode's first step.
 
         A window that would run past its episode's end is zero-padded with valid = False.
         """

@@ -1,6 +1,8 @@
-"""Checkpoints: one safetensors file that holds the tensors and, in its header, the plain values as JSON. No code in it.
+"""Checkpoints: one safetensors file that holds the tensors and, in its header, the plain values as
+JSON. No code in it.
 
-A file is written whole under a temporary name; the previous one is deleted only after the new one has been read back.
+A file is written whole under a temporary name; the previous one is deleted only after the new one
+has been read back.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 
 
 def flatten(state: Any, prefix: str = "") -> tuple[Any, dict[str, torch.Tensor]]:
-    """Split nested dicts and lists into a JSON tree and named tensors. Raises TypeError for any other object."""
+    """Split nested dicts and lists into a JSON tree and named tensors. Raises TypeError for any
+    other object.
+    """
     tensors: dict[str, torch.Tensor] = {}
     if isinstance(state, torch.Tensor):
         tensors[prefix] = state.detach().cpu().contiguous().clone()
@@ -64,7 +68,7 @@ def unflatten(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def save(path: Path, state: dict[str, Any]) -> str:
-    """Write `state` (nested dicts of tensors and JSON values) to `path`; returns the file's sha256."""
+    """Write nested dicts of tensors and JSON values to `path`; returns the file's sha256."""
     from safetensors.torch import save as to_bytes
 
     tree, tensors = flatten(state)

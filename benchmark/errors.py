@@ -9,12 +9,15 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake the user can mend: its text is one sentence, shown without a traceback.
 
-    The sentence names the file or option, what was found, what was expected and, for a wrong name, the nearest right one.
+    The sentence names the file or option, what was found, what was expected and, for a wrong
+    name, the nearest right one.
     """
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str], hint: str = "") -> UserError:
-    """Error for a name that is not in `choices`, with the nearest valid one: `unknown_name("algorithm", "bd", names)`."""
+    """Error for a name that is not in `choices`, with the nearest valid one:
+    `unknown_name("algorithm", "bd", names)`.
+    """
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if near:

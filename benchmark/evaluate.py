@@ -16,7 +16,9 @@ ROWS = 1_000_000  # agents x episodes of one seed in lockstep at most, which bou
 
 
 class Policy(Protocol):
-    """What an evaluation asks of a policy: an `Algorithm` keeps it, and so may a class of one's own."""
+    """What an evaluation asks of a policy: an `Algorithm` keeps it, and so may a class of one's
+    own.
+    """
 
     def begin(self, n_envs: int, seed: int) -> None:
         """Before a chunk of `n_envs` episodes; all noise of the chunk comes from `seed`."""
@@ -42,7 +44,9 @@ class Evaluation:
 
 
 def check_actions(act: Array, expected: tuple[int, ...], spec: TaskSpec) -> Array:
-    """The actions of a policy, refused with one sentence where their shape, type or values are wrong."""
+    """The actions of a policy, refused with one sentence where their shape, type or values are
+    wrong.
+    """
     act = np.asarray(act)
     if act.shape != expected:
         raise UserError(f"the policy's act returned shape {act.shape}, expected {expected}.")
@@ -69,7 +73,7 @@ def rollout(
     deterministic: bool | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Array:
-    """Per-agent returns [E, N] of one policy, one episode per seed; `progress` gets episodes done."""
+    """Per-agent returns [E, N], one episode per seed; `progress` gets the episodes done."""
     return _roll(task, policy, None, seeds, deterministic, progress).returns[0]
 
 

@@ -1,6 +1,7 @@
 """Writing files so that a crash, a full disk or a second writer never leaves half of one.
 
-Every file of the suite is written to a temporary name in its own folder, flushed, fsynced, renamed, and its folder fsynced.
+Every file of the suite is written to a temporary name in its own folder, flushed, fsynced, renamed,
+and its folder fsynced.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def fsync_folder(folder: Path) -> None:
 def atomic_path(path: Path | str, *, exclusive: bool = False) -> Iterator[Path]:
     """Yield a temporary path; on a clean exit it becomes `path`, on any error it is removed.
 
-    exclusive: publish by link, so that a `path` that exists already is kept and FileExistsError is raised.
+    exclusive: publish by link, so that a `path` that exists already is kept and FileExistsError
+    is raised.
     Raises UserError where the disk is full or the folder cannot be written.
     """
     path = Path(path)

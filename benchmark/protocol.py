@@ -1,4 +1,6 @@
-"""How much is run: seeds, evaluation episodes, and the seed ranges that keep training, recipes, tuning and evaluation apart."""
+"""How much is run: seeds, evaluation episodes, and the seed ranges that keep training, recipes,
+tuning and evaluation apart.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Where a number comes from: code, packages, processor and threads. Also the hash that names an algorithm's code."""
+"""Where a number comes from: code, packages, processor and threads. Also the hash that names an
+algorithm's code.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def packages(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 @functools.cache
 def cpu_fingerprint() -> str:
-    """Hash of the processor's feature flags: equal bits are promised between equal fingerprints only."""
+    """Hash of the processor's feature flags: equal bits are promised between equal fingerprints
+    only.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text()
         flags = next(line for line in text.splitlines() if line.startswith(("flags", "Features")))
@@ -80,7 +84,7 @@ def _imported_modules(path: Path) -> set[str]:
 
 @functools.cache
 def code_sha256(cls: type) -> str:
-    """Hash of an algorithm's file and, followed through, of the modules beside it that it imports."""
+    """Hash of an algorithm's file and, followed through, of its own modules that it imports."""
     start = Path(inspect.getfile(cls)).resolve()
     package = (cls.__module__.rsplit(".", 1)[0] + ".") if "." in cls.__module__ else None
     seen: dict[str, Path] = {start.name: start}

@@ -1,4 +1,6 @@
-"""The result record: one JSON of at most 256 kB per algorithm x dataset x seed. Raw returns; nothing normalised is stored."""
+"""The result record: one JSON of at most 256 kB per algorithm x dataset x seed. Raw returns;
+nothing normalised is stored.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ MAX_BYTES = 256 * 1024
 
 @dataclass(frozen=True)
 class Cost:
-    """What the run cost; times are wall-clock of one seed, amortised over the group that it was trained in."""
+    """What the run cost; times are wall-clock of one seed, amortised over the group that it was
+    trained in.
+    """
 
     train_seconds: float
     update_ms: float  # per gradient step
@@ -49,7 +53,9 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Record:
-    """See DESIGN.md, Record. `returns` are raw; scores are derived from them when the record is read."""
+    """See DESIGN.md, Record. `returns` are raw; scores are derived from them when the record is
+    read.
+    """
 
     key: (
         str  # sha256 of the run key: algorithm, code, config, steps, group, data, protocol, compile
@@ -115,7 +121,8 @@ def _refuse_constant(name: str) -> Any:
 
 
 def parse(text: str, source: str = "record") -> Record:
-    """A record from its JSON text; strict: unknown or doubled fields, NaN and bools as numbers are refused.
+    """A record from its JSON text; strict: unknown or doubled fields, NaN and bools as numbers are
+    refused.
 
     Raises UserError that names `source`, the field and the reason.
     """
@@ -130,7 +137,9 @@ def parse(text: str, source: str = "record") -> Record:
     global _adapter
     if _adapter is None:
         for kind in (Cost, Provenance, Tuning, Record):
-            kind.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
+            # type: ignore[attr-defined]
+            strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+            setattr(kind, "__pydantic_config__", strict)  # noqa: B010
         _adapter = TypeAdapter(Record)
     try:
         record: Record = _adapter.validate_json(text)
@@ -165,7 +174,9 @@ def read(path: Path | str) -> Record:
 
 
 def read_all(roots: Iterable[Path]) -> list[Record]:
-    """Every record under the folders, each run key and seed once (first folder wins), sorted by dataset, algorithm, seed."""
+    """Every record under the folders, each run key and seed once (first folder wins), sorted by
+    dataset, algorithm, seed.
+    """
     found: dict[tuple[str, int], Record] = {}
     for root in roots:
         for path in sorted(root.rglob("*.json")):
@@ -184,7 +195,7 @@ def write(record: Record, root: Path) -> Path:
     text = to_json(record)
     if len(text) > MAX_BYTES:
         raise UserError(
-            f"the record of {record.algo} is {len(text)} bytes long, at most {MAX_BYTES} are allowed."
+            f"the record of {record.algo} is {len(text)} bytes long, at most {MAX_BYTES} may be."
         )
     files.write_text(path, text)
     return path

@@ -1,7 +1,9 @@
 """Names -> tasks and algorithms, without a central list.
 
-A task family is a module under `benchmark/envs` with a FAMILY. An algorithm is a file of a package (`algorithms/bc.py` is
-`bc`), an installed entry point of the group `offline_marl_bench.algorithms`, or a file given by `--plugin`.
+A task family is a module under `benchmark/envs` with a FAMILY. An algorithm is a file of a package
+(`algorithms/bc.py` is
+`bc`), an installed entry point of the group `offline_marl_bench.algorithms`, or a file given by
+`--plugin`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ ENTRY_POINTS = "offline_marl_bench.algorithms"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
-# ---------------------------------------------------------------------------------------------- tasks
+# ----------------------------------------------------------------------------------------------
+# tasks
 @functools.cache
 def families() -> tuple[Family, ...]:
     """Every task family, found by scanning `benchmark/envs`."""
@@ -56,7 +59,8 @@ def task(task_id: str) -> Task:
     raise unknown_name("task", task_id, task_ids())
 
 
-# ---------------------------------------------------------------------------------------- algorithms
+# ----------------------------------------------------------------------------------------
+# algorithms
 class Algorithms:
     """The algorithms of one package, of installed plug-ins and of plug-in files."""
 
@@ -106,7 +110,8 @@ class Algorithms:
         if module_name in sys.modules:
             return sys.modules[module_name]
         specification = importlib.util.spec_from_file_location(module_name, path)
-        assert specification is not None and specification.loader is not None
+        assert specification is not None
+        assert specification.loader is not None
         module = importlib.util.module_from_spec(specification)
         sys.modules[module_name] = module
         try:

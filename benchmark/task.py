@@ -1,7 +1,10 @@
-"""What a task is: spaces, horizon, how a team return is formed, and the fixed references that scores are measured against.
+"""What a task is: spaces, horizon, how a team return is formed, and the fixed references that
+scores are measured against.
 
-A task knows two equal programs: a batched array environment (`Task.arrays`, E episodes in lockstep), which the suite runs,
-and a PettingZoo ParallelEnv (`Task.parallel_env`), which anyone else's code runs. A test holds the two equal step by step.
+A task knows two equal programs: a batched array environment (`Task.arrays`, E episodes in
+lockstep), which the suite runs,
+and a PettingZoo ParallelEnv (`Task.parallel_env`), which anyone else's code runs. A test holds the
+two equal step by step.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ class Group:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """All that an algorithm may know of a task. Agents of different widths are zero-padded to `obs_dim` and `act_dim`."""
+    """All that an algorithm may know of a task. Agents of different widths are zero-padded to
+    `obs_dim` and `act_dim`.
+    """
 
     id: str  # namespace/name-vN; N changes whenever a return could
     groups: tuple[Group, ...]
@@ -116,7 +121,9 @@ class Step:
 
 
 class ArrayEnv(Protocol):
-    """E episodes in lockstep. Episode e depends on its own seed and actions only, never on E or its neighbours."""
+    """E episodes in lockstep. Episode e depends on its own seed and actions only, never on E or its
+    neighbours.
+    """
 
     def reset(self, seeds: Sequence[int]) -> Array:
         """One episode per seed: obs [E, N, D]."""
@@ -128,7 +135,9 @@ class ArrayEnv(Protocol):
 
 
 class GameModel(Protocol):
-    """The exact mean-field limit of a finite game. xi[o, a] = mu[o] pi[a | o] is the population's joint distribution."""
+    """The exact mean-field limit of a finite game. xi[o, a] = mu[o] pi[a | o] is the population's
+    joint distribution.
+    """
 
     n_obs: int
     n_actions: int
@@ -144,13 +153,15 @@ class GameModel(Protocol):
         ...
 
     def solve(self) -> Array:
-        """Reference policy pi[h, o, a]: the equilibrium (competitive) or the optimum (cooperative)."""
+        """Reference policy pi[h, o, a]: the equilibrium, or the optimum where cooperative."""
         ...
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Fixed ends of the normalised scale, measured once by `make reference` and committed; never typed, never pooled."""
+    """Fixed ends of the normalised scale, measured once by `make reference` and committed; never
+    typed, never pooled.
+    """
 
     task: str
     random: float  # mean team return of uniform play
@@ -176,12 +187,14 @@ class Reference:
         gap = self.expert - self.random
         if not gap > 1e-6:
             raise UserError(
-                f"reference of {self.task}: expert {self.expert:.4g} is not above random {self.random:.4g}."
+                f"reference of {self.task}: expert {self.expert:.4g} is not above random"
+                f" {self.random:.4g}."
             )
-        if max(self.random_sem, self.expert_sem) > 0.01 * gap:
+        worst = max(self.random_sem, self.expert_sem)
+        if worst > 0.01 * gap:
             raise UserError(
-                f"reference of {self.task}: a standard error of {max(self.random_sem, self.expert_sem):.3g} exceeds 1% of"
-                f" the gap {gap:.4g}; measure more episodes."
+                f"reference of {self.task}: a standard error of {worst:.3g} exceeds 1% of the gap"
+                f" {gap:.4g}; measure more episodes."
             )
 
 
@@ -201,7 +214,9 @@ def reference_path(task_id: str) -> Path:
 
 
 class Task(ABC):
-    """One environment with its contract. Families live in `benchmark/envs`, one file each, and resolve names to tasks."""
+    """One environment with its contract. Families live in `benchmark/envs`, one file each, and
+    resolve names to tasks.
+    """
 
     spec: TaskSpec
 
@@ -218,15 +233,21 @@ class Task(ABC):
         return None
 
     def expert(self) -> Any:
-        """Policy that defines 100, as an object with `begin` and `act`; see `benchmark.evaluate.Policy`."""
+        """Policy that defines 100, as an object with `begin` and `act`; see
+        `benchmark.evaluate.Policy`.
+        """
         raise UserError(f"task {self.spec.id} has no expert to compute a reference from.")
 
     def reference_lines(self) -> dict[str, Any]:
-        """Further policies whose returns `Reference.lines` records, by name: scripted controllers, equilibria."""
+        """Further policies whose returns `Reference.lines` records, by name: scripted controllers,
+        equilibria.
+        """
         return {}
 
     def reference(self) -> Reference | None:
-        """The committed reference of this task; None where none was computed (`make reference TASK=...`)."""
+        """The committed reference of this task; None where none was computed (`make reference
+        TASK=...`).
+        """
         path = reference_path(self.spec.id)
         if not path.exists():
             return None

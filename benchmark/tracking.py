@@ -1,4 +1,6 @@
-"""Losses while training: a JSON-lines file always; TensorBoard and W&B where asked for and installed."""
+"""Losses while training: a JSON-lines file always; TensorBoard and W&B where asked for and
+installed.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +16,24 @@ Sink = Literal["tensorboard", "wandb"]
 
 
 class Tracker:
-    """Writes the losses of every seed of a group at each log point. A resume rewrites the file up to its own step."""
+    """Writes the losses of every seed of a group at each log point. A resume rewrites the file up
+    to its own step.
+    """
 
     def __init__(
         self, folder: Path, name: str, seeds: Sequence[int], sinks: Sequence[Sink]
     ) -> None:
         self.path, self.seeds = folder / "losses.jsonl", seeds
-        self._tensorboard = self._wandb = None
+        self._tensorboard: Any = None
+        self._wandb: Any = None
         if "tensorboard" in sinks:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise UserError(
-                    "option --track tensorboard needs the package tensorboard: pip install tensorboard."
+                    "option --track tensorboard needs its package: pip install tensorboard."
                 ) from error
-            self._tensorboard: Any = SummaryWriter(str(folder / "tensorboard"))
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
         if "wandb" in sinks:
             try:
                 import wandb
@@ -36,7 +41,7 @@ class Tracker:
                 raise UserError(
                     "option --track wandb needs the package wandb: pip install wandb."
                 ) from error
-            self._wandb: Any = wandb.init(project="offline-marl-bench", name=name, dir=str(folder))
+            self._wandb = wandb.init(project="offline-marl-bench", name=name, dir=str(folder))
 
     def restore(self, curves: list[dict[str, list[float]]]) -> None:
         """Begin the file again from the curves of a checkpoint, so that no line stands twice."""

@@ -1,0 +1,268 @@
+"""One run: a group of seeds of one algorithm on one dataset. Seed, build, fit, checkpoint, resume,
+evaluate, write records.
+
+A killed run started again goes on from its last checkpoint and ends, on CPU, with the same bits as
+an unbroken one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import resource
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark import files, provenance, record
+from benchmark.algorithm import Algorithm, Variant
+from benchmark.batch import Dataset
+from benchmark.errors import UserError
+from benchmark.evaluate import Evaluation, rollout_group
+from benchmark.protocol import PROTOCOL_VERSION, Protocol
+from benchmark.record import Cost, Record
+from benchmark.task import Array, Task
+from benchmark.tracking import Sink
+from benchmark.train import Progress, Run, Trainer, blame
+
+THREADS = 1  # per process: bits depend on the count, and small networks gain nothing from a second
+
+
+def plan(
+    row: str,
+    cls: type[Algorithm],
+    variant: Variant,
+    task: Task,
+    data: Dataset | None,
+    protocol: Protocol,
+    folder: Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    overrides: dict[str, Any] | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    rankable: bool = True,
+) -> list[Run]:
+    """The runs (one per group of seeds) of a row on a dataset; UserError where the task lacks what
+    the algorithm requires.
+    """
+    missing = cls.requires - task.spec.properties() - {"logp", "next_obs"}
+    if missing:
+        raise UserError(
+            f"{row} requires a task that is {', '.join(sorted(missing))}; {task.spec.id} is"
+            f" {', '.join(sorted(task.spec.properties()))}."
+        )
+    changes, default_steps = variant.resolve(task.spec.id, protocol.name)
+    try:
+        config = cls.Config(**(changes | (overrides or {})))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"configuration of {row}: {error}.") from error
+    chosen = tuple(protocol.seeds() if seeds is None else seeds)
+    if len(set(chosen)) != len(chosen) or not chosen:
+        raise UserError(f"option SEEDS: found {list(chosen)}, expected different whole numbers.")
+    groups = [chosen[i : i + protocol.group] for i in range(0, len(chosen), protocol.group)]
+    chosen_steps = default_steps if steps is None else steps
+    return [
+        Run(
+            row,
+            cls,
+            variant,
+            config,
+            chosen_steps,
+            task,
+            data,
+            protocol,
+            group,
+            folder,
+            device,
+            rankable,
+        )
+        for group in groups
+    ]
+
+
+def find_records(run: Run, roots: Sequence[Path]) -> list[Record] | None:
+    """The finished records of a run, one per seed, or None where any is missing."""
+    found = []
+    for seed in run.seeds:
+        name = f"{run.protocol.name}-seed{seed}-{run.key[:12]}.json"
+        where = run.data.id if run.data else f"{run.task.spec.id}/none"
+        paths = [root / where / run.row / name for root in roots]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
+            return None
+        found.append(record.read(path))
+    return found
+
+
+def execute(
+    run: Run,
+    records: Path,
+    *,
+    progress: Progress | None = None,
+    sinks: Sequence[Sink] = (),
+    checkpoint_seconds: float = 30.0,
+) -> list[Record]:
+    """Train, evaluate and record a group; goes on from its last checkpoint where there is one.
+    Returns one record a seed.
+    """
+    torch.set_num_threads(THREADS)
+    progress = progress or Progress()
+    with _only_process(run.where):
+        finished = find_records(run, [records])
+        if finished:
+            return finished
+        trainer = Trainer(run, sinks, checkpoint_seconds, progress)
+        digest = trainer.fit()
+        written = _evaluate(run, trainer, digest, progress)
+        for item in written:
+            record.write(item, records)
+        return written
+
+
+@contextlib.contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """One process per run folder, and no left-overs of killed writers in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise files.write_error(folder, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"another process is working on {folder}; wait for it or end it."
+            ) from error
+        for left_over in folder.glob(files.TEMPORARY + "*"):
+            left_over.unlink(missing_ok=True)
+        yield
+
+
+class _Surviving:
+    """A group at evaluation: seeds that failed act with zeros, so that the others go on."""
+
+    def __init__(self, group: Algorithm, seeds: Sequence[int], failed: dict[str, str]) -> None:
+        self.group, self.seeds, self.failed = group, seeds, failed
+
+    def begin(self, n_envs: int, seed: int) -> None:
+        self.group.begin(n_envs, seed)
+
+    def act(
+        self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
+    ) -> Array:
+        act = np.asarray(self.group.act(obs, alive, mask, t, deterministic))
+        if np.issubdtype(act.dtype, np.floating) and act.shape[:1] == (len(self.seeds),):
+            for k, seed in enumerate(self.seeds):
+                if not np.isfinite(act[k]).all():
+                    self.failed.setdefault(str(seed), "its actions were not finite")
+                if str(seed) in self.failed:
+                    act = act.copy()
+                    act[k] = 0.0
+        return act
+
+
+def _exact(run: Run, group: Algorithm) -> list[dict[str, float]]:
+    """Exact metrics of every seed, where the game is finite and has a policy table; else empty."""
+    model = run.task.model()
+    if model is None:
+        return [{} for _ in run.seeds]
+    try:
+        tables = np.asarray(group.policy_table())
+    except NotImplementedError:
+        return [{} for _ in run.seeds]
+    from benchmark.envs.meanfield import solve
+
+    found = []
+    for table in tables:
+        metrics = {"value": float(solve.policy_value(model, table))}
+        if run.task.spec.metric == "exploitability":
+            metrics["exploitability"] = float(solve.exploitability(model, table))
+        found.append(metrics)
+    return found
+
+
+def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> list[Record]:
+    """Roll out the last checkpoint on the protocol's evaluation seeds and make the records."""
+    group, failed, spec = trainer.group, trainer.failed, run.task.spec
+    k = len(run.seeds)
+    seeds = run.protocol.evaluation_seeds()
+    if len(failed) == k:
+        evaluation = Evaluation(np.zeros((k, 0, spec.n_agents)), 0.0, 0, 0.0)
+    else:
+        with blame(run.row, "act"):
+            policy = _Surviving(group, run.seeds, failed)
+            evaluation = rollout_group(run.task, policy, k, seeds, progress=progress.evaluate)
+    ends = np.cumsum([0] + [part.n_agents for part in spec.groups])
+    team = spec.team(evaluation.returns)  # [K, E]
+    with blame(run.row, "policy_table"):
+        exact = _exact(run, group)
+    cost = group.cost()
+    common = Cost(
+        train_seconds=trainer.train_seconds / k,
+        update_ms=1e3 * trainer.train_seconds / max(run.steps, 1) / k,
+        act_ms=evaluation.act_ms,
+        evaluate_seconds=evaluation.seconds / k,
+        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        parameters=int(cost.get("parameters", 0)),
+        sampler_steps=int(cost.get("sampler_steps", 1)),
+        device=run.device,
+    )
+    base = Record(
+        key=run.key,
+        algo=run.row,
+        paper=run.cls.paper,
+        track=run.variant.track,
+        execution=run.variant.execution,
+        code_sha256=provenance.code_sha256(run.cls),
+        config=asdict(run.config),
+        steps=run.steps,
+        seed=run.seeds[0],
+        group=list(run.seeds),
+        compiled=bool(getattr(group, "compiled", False)),
+        task=spec.id,
+        dataset=run.data.id if run.data else "",
+        dataset_sha256=str(run.data.card.get("content", "")) if run.data else "",
+        rankable=run.rankable,
+        protocol=run.protocol.name,
+        protocol_version=PROTOCOL_VERSION,
+        first_episode_seed=seeds[0],
+        status="ok",
+        reason="",
+        groups=[part.name for part in spec.groups],
+        returns=[],
+        team_returns=[],
+        curve={},
+        exact={},
+        cost=common,
+        tuning=run.tuning,
+        provenance=provenance.collect(THREADS),
+        checkpoint_sha256=digest,
+        notes={},
+    )
+    made = []
+    for i, seed in enumerate(run.seeds):
+        if str(seed) in failed:
+            made.append(replace(base, seed=seed, status="failed", reason=failed[str(seed)]))
+            continue
+        by_group = [
+            evaluation.returns[i, :, a:b].mean(-1)  # [E]
+            for a, b in itertools.pairwise(ends)
+        ]
+        made.append(
+            replace(
+                base,
+                seed=seed,
+                returns=np.stack(by_group, -1).tolist(),
+                team_returns=team[i].tolist(),
+                curve=trainer.curves[i],
+                exact=exact[i],
+            )
+        )
+    return made

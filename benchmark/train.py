@@ -1,0 +1,224 @@
+"""Training a group of seeds: the loop, its checkpoints by time, its resume, and seeds that fail."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark import checkpoint, files, provenance, rng
+from benchmark.algorithm import Algorithm, Variant, build_group
+from benchmark.batch import Dataset
+from benchmark.errors import UserError
+from benchmark.protocol import PROTOCOL_VERSION, Protocol
+from benchmark.record import Tuning
+from benchmark.task import Task
+from benchmark.tracking import Sink, Tracker
+
+LOG_POINTS = 100  # losses are read, and NaN is looked for, this often in a run
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides a group's bits, and where the run keeps its files."""
+
+    row: str  # `algo` or `algo.variant`
+    cls: type[Algorithm]
+    variant: Variant
+    config: Any
+    steps: int
+    task: Task
+    data: Dataset | None
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    folder: Path  # of all runs; this one's is `where`
+    device: str = "cpu"
+    rankable: bool = True
+    tuning: Tuning = field(default_factory=Tuning)
+
+    @property
+    def key(self) -> str:
+        """Hash of the run key: runs with equal keys on equal machines have equal bits."""
+        return files.sha256(json.dumps(self.identity(), sort_keys=True).encode())
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "algo": self.row,
+            "code": provenance.code_sha256(self.cls),
+            "config": asdict(self.config),
+            "steps": self.steps,
+            "seeds": list(self.seeds),
+            "task": self.task.spec.id,
+            "dataset": self.data.id if self.data else "",
+            "content": self.data.card.get("content", "") if self.data else "",
+            "protocol": [self.protocol.name, PROTOCOL_VERSION, self.protocol.episodes],
+            "device": self.device,
+        }
+
+    @property
+    def where(self) -> Path:
+        return self.folder / f"{self.row}-{self.key[:12]}"
+
+
+@dataclass
+class Progress:
+    """What a caller may show while a run goes on."""
+
+    train: Callable[[int, dict[str, float]], None] = lambda step, losses: None
+    evaluate: Callable[[int], None] = lambda episodes: None
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after the state was saved."""
+
+
+class Trainer:
+    """The training state of a run: the group, the data generators, the curves. Everything here is
+    in the checkpoint.
+    """
+
+    def __init__(
+        self, run: Run, sinks: Sequence[Sink], checkpoint_seconds: float, progress: Progress
+    ) -> None:
+        self.run, self.progress, self.checkpoint_seconds = run, progress, checkpoint_seconds
+        self.tracker = Tracker(run.where, f"{run.row}-{run.key[:8]}", run.seeds, sinks)
+        rng.seed_all(int(run.key[:8], 16))
+        with blame(run.row, "__init__"):
+            self.group = build_group(run.cls, run.config, run.task.spec, run.seeds, run.device)
+        self.rngs = [np.random.default_rng([seed, 0]) for seed in run.seeds]
+        self.step, self.train_seconds, self.finished = 0, 0.0, False
+        self.curves: list[dict[str, list[float]]] = [{} for _ in run.seeds]
+        self.failed: dict[str, str] = {}  # seed -> reason
+
+    def state(self) -> dict[str, Any]:
+        with blame(self.run.row, "state_dict"):
+            group = self.group.state_dict()
+        return {
+            "identity": self.run.identity(),
+            "group": group,
+            "rngs": [generator.bit_generator.state for generator in self.rngs],
+            "global": rng.get_state(),
+            "step": self.step,
+            "finished": self.finished,
+            "train_seconds": self.train_seconds,
+            "curves": self.curves,
+            "failed": self.failed,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.group.load_state_dict(state["group"])
+        for generator, saved in zip(self.rngs, state["rngs"], strict=True):
+            generator.bit_generator.state = saved
+        self.step, self.finished = state["step"], state["finished"]
+        self.train_seconds = state["train_seconds"]
+        self.curves, self.failed = state["curves"], state["failed"]
+        rng.set_state(state["global"])
+
+    def fit(self) -> str:
+        """Train to the last step; returns the sha256 of the final checkpoint."""
+        run, group = self.run, self.group
+        if run.data is not None:
+            model = run.task.model() if run.variant.track in ("model", "oracle") else None
+            # A generator of its own, so that a resume may prepare again without moving the sampler.
+            rngs = [np.random.default_rng([seed, 1]) for seed in run.seeds]
+            with blame(run.row, "prepare"):
+                group.prepare(run.data, run.steps, rngs, model)
+        path = checkpoint.latest(run.where)
+        if path is not None:
+            self.load(checkpoint.load(path))
+        self.tracker.restore(self.curves)
+        try:
+            if self.finished and path is not None:
+                return files.sha256_file(path)
+            self._loop()
+            begun = time.perf_counter()
+            with blame(run.row, "finish"):
+                group.finish()
+            self.train_seconds += time.perf_counter() - begun
+            self.finished = True
+            return checkpoint.save_step(run.where, self.step + 1, self.state())
+        finally:
+            self.tracker.close()
+
+    def _loop(self) -> None:
+        run, group = self.run, self.group
+        every = max(1, run.steps // LOG_POINTS)
+        begun = saved = time.perf_counter()
+        # the first one early: a run killed often still gets on
+        wait = min(5.0, self.checkpoint_seconds)
+        try:
+            while self.step < run.steps:
+                assert run.data is not None
+                with blame(run.row, "sample"):
+                    batch = group.sample(run.data, self.rngs)
+                with blame(run.row, "update"):
+                    losses = group.update(batch)
+                self.step += 1
+                if self.step % every == 0 or self.step == run.steps:
+                    self._log(losses)
+                    if len(self.failed) == len(run.seeds):
+                        break
+                now = time.perf_counter()
+                if now - saved > wait:
+                    self.train_seconds += now - begun
+                    checkpoint.save_step(run.where, self.step, self.state())
+                    begun = saved = time.perf_counter()
+                    wait = self.checkpoint_seconds
+        except KeyboardInterrupt as error:
+            self.train_seconds += time.perf_counter() - begun
+            checkpoint.save_step(run.where, self.step, self.state())
+            raise Interrupted(
+                f"interrupted at step {self.step} of {run.steps}; the state is saved, and the same"
+                " command goes on from there."
+            ) from error
+        self.train_seconds += time.perf_counter() - begun
+
+    def _log(self, losses: dict[str, torch.Tensor]) -> None:
+        """Read the losses (the one host synchronisation), keep the curves, mark seeds that are not
+        finite.
+        """
+        k = len(self.run.seeds)
+        values: dict[str, list[float]] = {}
+        for name, loss in losses.items():
+            if not isinstance(loss, torch.Tensor) or loss.numel() not in (1, k):
+                raise UserError(
+                    f"{self.run.row}: update returned {name} as {type(loss).__name__} of shape"
+                    f" {list(getattr(loss, 'shape', []))}, expected a tensor of shape [] or [{k}]."
+                )
+            values[name] = loss.detach().float().reshape(-1).expand(k).tolist()
+        for i, seed in enumerate(self.run.seeds):
+            bad = [name for name, column in values.items() if not np.isfinite(column[i])]
+            if bad:
+                self.failed.setdefault(str(seed), f"{bad[0]} was not finite at step {self.step}")
+                continue
+            self.curves[i].setdefault("step", []).append(float(self.step))
+            for name, column in values.items():
+                self.curves[i].setdefault(name, []).append(column[i])
+        self.tracker.log(self.step, values)
+        self.progress.train(self.step, {name: column[0] for name, column in values.items()})
+
+
+@contextlib.contextmanager
+def blame(row: str, method: str) -> Iterator[None]:
+    """An exception inside an algorithm's own code becomes one sentence that names it."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except MemoryError as error:
+        raise UserError(f"{row}: out of memory in {method}; try a smaller batch or N.") from error
+    except Exception as error:
+        if os.environ.get("BENCH_DEBUG"):
+            raise
+        text = str(error).splitlines()[0] if str(error) else ""
+        raise UserError(
+            f"{row}: {method} raised {type(error).__name__}: {text}; --debug shows the traceback."
+        ) from error
