@@ -1,7 +1,7 @@
-"""Checks shipped to users: plain functions `check_<name>(subject)`, each with a name and a message that says how to mend.
+"""Checks shipped to users: functions `check_<name>(subject)` whose messages say how to mend.
 
-A check raises `CheckFailed`, or returns None, or returns a note (what it ran on, why it did not apply). Lists of checks
-stand beside it, one file per kind of subject: `benchmark.checks.task`.
+A check raises `CheckFailed`, or returns None, or returns a note (what it ran on, why it did not
+apply). Lists of checks stand beside this file, one file per kind of subject.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one check. `ok` means "as expected": an expected failure that fails is ok, one that passes is not."""
+    """Outcome of one check: ok = as expected, so an expected failure that passes is not ok."""
 
     name: str
     ok: bool
@@ -39,7 +39,7 @@ def name_of(check: Check) -> str:
 
 
 def run_check(check: Check, subject: Any, reason: str = "") -> Result:
-    """One check; any exception in it is a failure, so that one broken check never hides the others."""
+    """One check; any exception in it is a failure, so that no check hides the others."""
     try:
         note = check(subject) or ""
     except (CheckFailed, UserError) as error:
@@ -58,7 +58,7 @@ def run_check(check: Check, subject: Any, reason: str = "") -> Result:
 def run_checks(
     checks: Iterable[Check], subject: Any, expected: Mapping[str, str] | None = None
 ) -> list[Result]:
-    """All checks on one subject; `expected` maps the names of checks that must fail to the reason why."""
+    """All checks on one subject; `expected`: names of checks that must fail -> the reason why."""
     checks, expected = list(checks), expected or {}
     for name, reason in expected.items():
         if name not in map(name_of, checks):

@@ -1,0 +1,105 @@
+"""Exact tools on finite mean-field games: flow, values, best response, exploitability, equilibrium.
+
+A policy is a table pi[h, o, a], a flow is mu[h, o]; xi = mu[:, None] * pi is the joint distribution
+that the model's kernel and reward ask for. Values are undiscounted sums over the horizon.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmark.task import Array, GameModel, Task
+
+
+def uniform_policy(model: GameModel) -> Array:
+    """pi[h, o, a] = 1 / A."""
+    shape = (model.horizon, model.n_obs, model.n_actions)
+    return np.full(shape, 1.0 / model.n_actions)
+
+
+def flow(model: GameModel, pi: Array) -> Array:
+    """Distribution over observations at times 0 .. H when everyone plays pi: [H + 1, O]."""
+    return _trace(model, pi)[0]
+
+
+def policy_value(model: GameModel, pi: Array, population: Array | None = None) -> float:
+    """Return of one agent that plays pi [H, O, A] among agents playing `population` (None: pi)."""
+    _, rewards, kernels = _trace(model, pi if population is None else population)
+    return float(model.mu0 @ (pi[0] * action_values(rewards, kernels, pi)[0]).sum(-1))
+
+
+def best_response_value(model: GameModel, pi: Array) -> float:
+    """Highest expected return of one agent among a population playing pi."""
+    _, rewards, kernels = _trace(model, pi)
+    return float(model.mu0 @ action_values(rewards, kernels)[0].max(-1))
+
+
+def exploitability(model: GameModel, pi: Array) -> float:
+    """What one agent can gain by leaving pi while all others play it; 0 at an equilibrium."""
+    _, rewards, kernels = _trace(model, pi)
+    best = action_values(rewards, kernels)[0].max(-1)  # [O]
+    own = (pi[0] * action_values(rewards, kernels, pi)[0]).sum(-1)  # [O]
+    return max(0.0, float(model.mu0 @ (best - own)))
+
+
+def mirror_descent(
+    model: GameModel, iterations: int, rate: float, start: Array | None = None
+) -> Array:
+    """Online mirror descent (arXiv:2103.00623): y += rate * Q, pi = softmax(y); the last pi.
+
+    Converges in monotone games; whatever it returns, `exploitability` says how good it is.
+    """
+    logits = np.zeros((model.horizon, model.n_obs, model.n_actions))
+    if start is not None:
+        logits = np.log(np.maximum(start, 1e-12))
+    for _ in range(iterations):
+        pi = softmax(logits)
+        _, rewards, kernels = _trace(model, pi)
+        logits += rate * action_values(rewards, kernels, pi)
+        logits -= logits.max(-1, keepdims=True)
+    return softmax(logits)
+
+
+def population_error(task: Task, pi: Array, seeds: range) -> Array:
+    """max_t |mu_N(t) - mu(t)|_1 of each episode in which all N agents of a task play pi: [E]."""
+    from benchmark.envs.meanfield.game import TablePolicy
+
+    model = task.model()
+    assert model is not None, f"{task.spec.id} has no exact model"
+    exact, policy = flow(model, pi), TablePolicy(pi)
+    env = task.arrays(len(seeds))
+    obs, errors = env.reset(seeds), []
+    policy.begin(len(seeds), seeds[0])
+    for t in range(model.horizon):
+        counts = [np.bincount(population, minlength=model.n_obs) for population in obs[..., 0]]
+        errors.append(np.abs(np.array(counts) / task.spec.n_agents - exact[t]).sum(-1))  # [E]
+        obs = env.step(policy.act(obs, None, None, t, False)).obs
+    return np.max(errors, axis=0)
+
+
+def action_values(rewards: Array, kernels: Array, pi: Array | None = None) -> Array:
+    """Q[h, o, a] against rewards [H, O, A] and kernels [H, O, A, O]; pi None: best response."""
+    q = np.empty_like(rewards)  # [H, O, A]
+    value = np.zeros(rewards.shape[1])  # [O]
+    for h in reversed(range(len(rewards))):
+        q[h] = rewards[h] + kernels[h] @ value
+        value = q[h].max(-1) if pi is None else (pi[h] * q[h]).sum(-1)
+    return q
+
+
+def softmax(logits: Array) -> Array:
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _trace(model: GameModel, pi: Array) -> tuple[Array, Array, Array]:
+    """Flow [H + 1, O], rewards [H, O, A] and kernels [H, O, A, O] of a population that plays pi."""
+    mu = np.empty((model.horizon + 1, model.n_obs))
+    rewards = np.empty((model.horizon, model.n_obs, model.n_actions))
+    kernels = np.empty((model.horizon, model.n_obs, model.n_actions, model.n_obs))
+    mu[0] = model.mu0
+    for h in range(model.horizon):
+        xi = mu[h][:, None] * pi[h]  # [O, A]
+        rewards[h], kernels[h] = model.reward(h, xi), model.kernel(h, xi)
+        mu[h + 1] = np.tensordot(xi, kernels[h], axes=2)
+    return mu, rewards, kernels
