@@ -71,7 +71,8 @@ class PopulationEnv:
         """Independent initial observations from mu0: [E, N, 1] int64."""
         rows = np.zeros(self.spec.n_agents, np.int64)
         self.t = 0
-        self.rngs = [np.random.default_rng(seed) for seed in seeds]
+        # A stream apart: a policy that is seeded with the same number must not see the same draws.
+        self.rngs = [np.random.default_rng([seed, 0xE17]) for seed in seeds]
         self.obs = [categorical(self.model.mu0[None], rows, rng) for rng in self.rngs]
         return self._observe()
 
