@@ -1,0 +1,109 @@
+"""Coarse-to-fine sampling of a population: few particles are denoised first, then each branches.
+
+The population grows geometrically, N_{k+1} = b N_k (MF-CDM, arXiv:2406.05396: subdivision of
+chaotic entropy, particle branching). A child takes its parent's clean estimate and draws fresh
+noise of the current level, so that the noise level is right and siblings differ. What siblings
+share is the estimate: after a late branching, Var(population mean) is near sigma^2 / N_0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from algorithms.nn.diffusion import add_noise, ddim_step, time_grid
+
+GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class Level:
+    particles: int
+    steps: int
+
+
+def schedule(
+    particles: int, steps: int, first_level: int, branch: int, first_share: float
+) -> tuple[Level, ...]:
+    """Levels first_level, b first_level, ... up to `particles`.
+
+    `first_share` of the steps come before the first branching, the others are spread evenly over
+    the later levels, at least one each. A population of first_level or fewer is flat.
+    """
+    if particles <= first_level:
+        return (Level(particles, steps),)
+    sizes = [first_level]
+    while sizes[-1] < particles:
+        sizes.append(min(sizes[-1] * branch, particles))
+    later = len(sizes) - 1
+    first = min(max(1, round(steps * first_share)), steps - later)
+    if first < 1:
+        raise ValueError(f"{steps} steps are too few for the {len(sizes)} levels {sizes}")
+    rest = [(steps - first) * (i + 1) // later - (steps - first) * i // later for i in range(later)]
+    return tuple(Level(n, s) for n, s in zip(sizes, [first, *rest], strict=True))
+
+
+def cost_ratio(levels: tuple[Level, ...]) -> float:
+    """Network evaluations of particles, relative to denoising the full population at every step."""
+    total = sum(level.steps for level in levels)
+    return sum(level.particles * level.steps for level in levels) / (total * levels[-1].particles)
+
+
+def stratified_states(law: Tensor, particles: int, generator: torch.Generator) -> Tensor:
+    """Initial states [particles] with law [O]. A Weyl sequence: every prefix is stratified too."""
+    start = torch.rand((), generator=generator, device=law.device, dtype=torch.float64)
+    index = torch.arange(particles, device=law.device, dtype=torch.float64)
+    points = (start + GOLDEN * index) % 1.0
+    return torch.searchsorted(law.cumsum(0)[:-1].contiguous(), points, right=True)
+
+
+def parents(state: Tensor, known: int, generator: torch.Generator) -> Tensor:
+    """Parents of the particles after the first `known`: uniform among those of equal state, if any.
+
+    state: [n] integers. Returns [n - known] indices below `known`.
+    """
+    old, new = state[:known], state[known:]
+    order = old.argsort(stable=True)
+    count = torch.bincount(old, minlength=int(state.max()) + 1)
+    start = count.cumsum(0) - count
+    draw = torch.rand(len(new), generator=generator, device=state.device, dtype=torch.float64)
+    own = order[(start[new] + (draw * count[new]).long()).clamp(max=known - 1)]
+    return torch.where(count[new] > 0, own, (draw * known).long())
+
+
+def sample(
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    clamp: Callable[[Tensor], Tensor],
+    state: Tensor,
+    populations: int,
+    dim: int,
+    levels: tuple[Level, ...],
+    generator: torch.Generator,
+) -> Tensor:
+    """Clean particles [populations, N, dim] from noise, by DDIM through the levels.
+
+    denoise: (x [P, n, dim], k []) -> x0 of that shape. clamp: writes what is given of the first n
+    particles into x. state: [N] initial states, shared by the populations.
+    """
+    device = state.device
+    times = time_grid(sum(level.steps for level in levels), device)
+
+    def noise(n: int) -> Tensor:
+        return torch.randn(populations, n, dim, generator=generator, device=device)
+
+    x = clamp(noise(levels[0].particles))  # [P, n, dim]
+    x0, i = x, 0
+    for level in levels:
+        known = x.shape[1]
+        if level.particles > known:
+            parent = parents(state[: level.particles], known, generator)
+            child = add_noise(x0[:, parent], noise(len(parent)), times[i])
+            x = clamp(torch.cat([x, child], 1))
+        for _ in range(level.steps):
+            x0 = clamp(denoise(x, times[i]).clamp(-1, 1))
+            x = clamp(ddim_step(x, x0, times[i], times[i + 1]))
+            i += 1
+    return x0
