@@ -1,0 +1,179 @@
+"""Cards: what is known of a dataset, as one TOML file that the tool writes and no one edits.
+
+A committed card fixes its dataset. Floating-point libraries differ between processors, so the
+same recipe may give other bits elsewhere: `content_sha256` is a list that only grows, and data of
+an equal recipe whose statistics lie within 3 standard errors of the card's are as good.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from benchmark.errors import UserError
+from benchmark.files import write_text
+from benchmark.task import Array, TaskSpec
+from datasets.schema import Meta, slabs
+
+CARDS = Path(__file__).parent / "cards"
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+MU_BINS = 10  # cells per state into which the share of the population is sorted
+
+
+def card_path(dataset_id: str) -> Path:
+    """Where the committed card of a dataset lies."""
+    return CARDS / f"{dataset_id.replace('/', '--')}.toml"
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """A card; {} where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"card {path} is not valid TOML ({error}); restore it.") from error
+
+
+def write_card(path: Path, card: Mapping[str, Any]) -> None:
+    write_text(path, tomli_w.dumps(card))
+
+
+def make_card(meta: Meta, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a file; `arrays` are its arrays."""
+    seeds = arrays["index/seed"][()]
+    return {
+        "id": meta.id,
+        "task": meta.spec.id,
+        "recipe_sha256": meta.recipe_sha256,
+        "content_sha256": [meta.content_sha256],
+        "source": meta.source,
+        "licence": meta.licence,
+        "superseded_by": "",
+        "packages": meta.packages,
+        "seeds": {"first": int(seeds.min()), "last": int(seeds.max()), "perm": meta.perm_seed or 0},
+        "statistics": statistics(meta.spec, arrays),
+    }
+
+
+def statistics(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts, team returns, and for finite games what part of the game the data cover."""
+    start = arrays["index/start"][()]
+    n_episodes, lengths = len(start) - 1, np.diff(start)
+    team = spec.team(agent_returns(spec, arrays))  # [E]
+    found: dict[str, Any] = {
+        "episodes": n_episodes,
+        "steps": int(start[-1]),
+        "agents": spec.n_agents,
+        "policies": len(np.unique(arrays["index/policy"][()])),
+        "terminated": int(arrays["index/terminated"][()].sum()),
+        "length_mean": float(lengths.mean()),
+        "return_mean": float(team.mean()),
+        "return_sd": float(team.std(ddof=1)) if n_episodes > 1 else 0.0,
+        "return_levels": list(QUANTILES),
+        "return_quantiles": [float(q) for q in np.quantile(team, QUANTILES)],
+    }
+    if spec.finite:
+        found |= coverage(spec, arrays)
+    return found
+
+
+def agent_returns(spec: TaskSpec, arrays: Mapping[str, Any]) -> Array:
+    """Undiscounted returns [E, N] in float64, from the stored rewards."""
+    start = arrays["index/start"][()]
+    returns = np.zeros((len(start) - 1, spec.n_agents))  # [E, N]
+    episode = np.repeat(np.arange(len(start) - 1), np.diff(start))
+    first = 0
+    for group in spec.groups:
+        rew = arrays[f"steps/{group.name}/rew"]
+        part = returns[:, first : first + group.n_agents]
+        for rows in slabs(rew):
+            values = np.asarray(rew[rows], np.float64)
+            number = episode[rows]
+            begins = np.flatnonzero(np.diff(number, prepend=-1))
+            part[number[begins]] += np.add.reduceat(values, begins, axis=0)
+        first += group.n_agents
+    return returns
+
+
+def joint_distributions(spec: TaskSpec, arrays: Mapping[str, Any]) -> Array:
+    """Share of agents at each (state, action), for every step of a finite game: [S, O, A]."""
+    n_obs, n_actions = spec.n_obs or 1, spec.n_actions or 1
+    cells = n_obs * n_actions
+    n_steps = arrays[f"steps/{spec.groups[0].name}/obs"].shape[0]
+    joint = np.zeros((n_steps, cells))
+    for group in spec.groups:
+        obs, act = arrays[f"steps/{group.name}/obs"], arrays[f"steps/{group.name}/act"]
+        for rows in slabs(act):
+            cell = obs[rows][..., 0].astype(np.int64) * n_actions + act[rows]
+            cell += np.arange(len(cell))[:, None] * cells
+            counts = np.bincount(cell.ravel(), minlength=len(cell) * cells)
+            joint[rows] += counts.reshape(-1, cells)
+    return (joint / spec.n_agents).reshape(-1, n_obs, n_actions)
+
+
+def coverage(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, float]:
+    """What part of a finite game the data show.
+
+    state_action_coverage: share of the pairs (state, action) that some agent visited.
+    mu_coverage: share of the cells (state, tenth of the population) that the population
+    distribution visited. mu_spread and xi_spread: mean L1 distance of an episode's distribution
+    over states (over states and actions) from its mean over episodes at the same step.
+    """
+    joint = joint_distributions(spec, arrays)  # [S, O, A]
+    start = arrays["index/start"][()]
+    step = np.arange(start[-1]) - np.repeat(start[:-1], np.diff(start))
+    mu = joint.sum(-1)
+    tenth = np.minimum((mu * MU_BINS).astype(int), MU_BINS - 1)
+    n_obs = mu.shape[1]
+    return {
+        "state_action_coverage": float((joint.max(0) > 0).mean()),
+        "mu_coverage": len(np.unique(tenth + MU_BINS * np.arange(n_obs))) / (MU_BINS * n_obs),
+        "mu_spread": _spread(mu, step),
+        "xi_spread": _spread(joint.reshape(len(joint), -1), step),
+    }
+
+
+def _spread(values: Array, step: Array) -> float:
+    """Mean over rows of the L1 distance from the mean of the rows with the same step."""
+    mean = np.zeros((step.max() + 1, values.shape[1]))
+    np.add.at(mean, step, values)
+    mean /= np.bincount(step)[:, None]
+    return float(np.abs(values - mean[step]).sum(1).mean())
+
+
+def mismatch(card: Mapping[str, Any], recipe_sha256: str, found: Mapping[str, Any]) -> str:
+    """Why data of a recipe are not those of a card; "" where recipe and statistics agree.
+
+    The mean and the quantiles of the team return must lie within 3 standard errors.
+    """
+    if not recipe_sha256 or card["recipe_sha256"] != recipe_sha256:
+        return f"the recipe is {recipe_sha256[:12] or 'unknown'}, not {card['recipe_sha256'][:12]}"
+    known = card["statistics"]
+    for name in ("episodes", "agents"):
+        if known[name] != found[name]:
+            return f"{name} are {found[name]}, not {known[name]}"
+    n = found["episodes"]
+    spread = max(known["return_sd"], found["return_sd"]) * np.sqrt(2 / n)
+    distance = abs(known["return_mean"] - found["return_mean"])
+    if distance > 3 * spread + 1e-6 * abs(known["return_mean"]):
+        return (
+            f"the mean return is {found['return_mean']:.5g}, which is more than 3 standard errors"
+            f" from {known['return_mean']:.5g}"
+        )
+    levels, quantiles = known["return_levels"], known["return_quantiles"]
+    slack = 1e-6 * (1 + abs(known["return_mean"]))
+    for level, value in zip(levels[1:-1], found["return_quantiles"][1:-1], strict=True):
+        margin = 3 * np.sqrt(2 * level * (1 - level) / n)
+        low, high = np.interp([level - margin, level + margin], levels, quantiles)
+        if not low - slack <= value <= high + slack:
+            return (
+                f"the {level} quantile of the returns is {value:.5g}, expected {low:.5g} to"
+                f" {high:.5g}"
+            )
+    return ""

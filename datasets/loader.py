@@ -1,0 +1,366 @@
+"""From a file to a `Dataset` that keeps the protocol of `benchmark.batch`: checked, then sampled fast.
+
+Three back-ends with the same batches: "ram" holds everything in one table; "mmap" maps the file, for
+data larger than memory; "shuffle" reads runs of episodes in random order, for compressed files and
+slow disks. "ram" and "mmap" give the same bits for the same generators. "shuffle" goes through the
+data without replacement and keeps its place between calls, so a run that is killed and resumed on it
+starts a new epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from benchmark import registry
+from benchmark.batch import Batch, Rngs
+from benchmark.errors import UserError, unknown_name
+from benchmark.files import write_json
+from benchmark.task import Array, TaskSpec
+from datasets import card as cards
+from datasets.open import mapped, memory_map, open_dataset, stored
+from datasets.samplers import Columns, Episodes, Mapped, Sampler, Table, draw
+from datasets.schema import Meta, check_index, content_sha256
+
+BACKENDS = ("auto", "ram", "mmap", "shuffle")
+RAM_SHARE = 0.25  # of the free memory that "auto" gives a table
+CHUNK_ROWS = 8_192  # steps of one run of episodes of the shuffle back-end
+POOL_CHUNKS = 8  # runs mixed with each other
+
+
+class Dataset:
+    """An offline buffer; see `benchmark.batch.Dataset`. Arrays are read-only."""
+
+    def __init__(
+        self,
+        path: Path,
+        meta: Meta,
+        spec: TaskSpec,
+        arrays: Mapping[str, Any],
+        backend: str,
+        card: dict[str, Any],
+    ) -> None:
+        self.path, self.spec, self.backend, self.card = path, spec, backend, card
+        self.id, self.content_sha256 = meta.id, meta.content_sha256
+        self.recipe_sha256 = meta.recipe_sha256
+        self.arrays = arrays
+        self.starts = _read(arrays["index/start"])  # [E + 1]
+        self.policy = _read(arrays["index/policy"])  # [E]
+        self.terminated = _read(arrays["index/terminated"])  # [E]
+        self.truncated = _read(arrays["index/truncated"])  # [E]
+        self.seeds = _read(arrays["index/seed"])  # [E]
+        self.index = Episodes(self.starts, self.terminated, self.truncated)
+
+    @property
+    def n_steps(self) -> int:
+        return self.index.n_steps
+
+    @property
+    def n_episodes(self) -> int:
+        return len(self.starts) - 1
+
+    @functools.cached_property
+    def returns(self) -> Array:
+        """Undiscounted returns [E, N] float64."""
+        return cards.agent_returns(self.spec, self.arrays)
+
+    @property
+    def obs(self) -> Array:
+        return self._joined("obs", self.spec.obs_dim)
+
+    @property
+    def act(self) -> Array:
+        return self._joined("act", self.spec.act_dim)
+
+    @property
+    def rew(self) -> Array:
+        return self._joined("rew", 0)
+
+    def _joined(self, name: str, width: int) -> Array:
+        """One array of all groups, zero-padded to `width`; for a single group the stored array
+        itself.
+        """
+        if len(self.spec.groups) == 1:
+            return _read(self.arrays[f"steps/{self.spec.groups[0].name}/{name}"])
+        return self._joined_groups(name, width)
+
+    @functools.lru_cache(maxsize=3)  # noqa: B019  a dataset lives as long as its process
+    def _joined_groups(self, name: str, width: int) -> Array:
+        parts = [_read(self.arrays[f"steps/{group.name}/{name}"]) for group in self.spec.groups]
+        if parts[0].ndim == 3:
+            parts = [np.pad(p, ((0, 0), (0, 0), (0, width - p.shape[2]))) for p in parts]
+        joined = np.concatenate(parts, axis=1)
+        joined.setflags(write=False)
+        return joined
+
+    # ------------------------------------------------------------------------------------ sampling
+    @functools.cached_property
+    def _sampler(self) -> Sampler:
+        kind = Table if self.backend == "ram" else Mapped
+        rows = kind(self.spec, self.arrays, self.starts)
+        mu = self.arrays.get("population/mu")
+        return Sampler(self.spec, self.index, rows, None if mu is None else _read(mu))
+
+    def transitions(self, rngs: Rngs, batch_size: int, *, agents: int | None = None) -> Batch:
+        m = self._slab(agents)
+        rows, agent = draw(rngs, self.n_steps, batch_size, self.spec.n_agents - m + 1)
+        return self._sampler.batch(self.index.steps[rows], agent, m, 1, True)
+
+    def windows(
+        self,
+        rngs: Rngs,
+        batch_size: int,
+        length: int,
+        *,
+        agents: int | None = None,
+        align: bool = False,
+    ) -> Batch:
+        m = self._slab(agents)
+        count = self.n_episodes if align else self.n_steps
+        rows, agent = draw(rngs, count, batch_size, self.spec.n_agents - m + 1)
+        if align:
+            rows = self.starts[rows]
+        return self._sampler.batch(self.index.steps[rows], agent, m, length, False)
+
+    def _slab(self, agents: int | None) -> int:
+        n = self.spec.n_agents
+        if agents is None or agents == n:
+            return n
+        if not self.spec.exchangeable or len(self.spec.groups) > 1:
+            raise UserError(
+                f"agents = {agents} of {self.id}: only exchangeable tasks can be sampled by a subset"
+                f" of agents, and the agents of {self.spec.id} differ; leave agents out."
+            )
+        if not 1 <= agents <= n:
+            raise UserError(f"agents = {agents} of {self.id}: expected 1 to {n}.")
+        return agents
+
+
+class Shuffled(Dataset):
+    """Reads runs of whole episodes in random order, mixes a few of them in memory, and uses up
+    every row once an epoch.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        edges = [0]
+        while edges[-1] < self.n_episodes:
+            after = np.searchsorted(self.starts, self.starts[edges[-1]] + CHUNK_ROWS, "right") - 1
+            edges.append(max(int(after), edges[-1] + 1))
+        self.chunks = list(itertools.pairwise(edges))
+        self.streams: dict[tuple[int, bool], _Stream] = {}
+
+    def transitions(self, rngs: Rngs, batch_size: int, *, agents: int | None = None) -> Batch:
+        return self._take(rngs, batch_size, 1, self._slab(agents), align=False, transitions=True)
+
+    def windows(
+        self,
+        rngs: Rngs,
+        batch_size: int,
+        length: int,
+        *,
+        agents: int | None = None,
+        align: bool = False,
+    ) -> Batch:
+        m = self._slab(agents)
+        return self._take(rngs, batch_size, length, m, align=align, transitions=False)
+
+    def _take(
+        self, rngs: Rngs, size: int, length: int, m: int, *, align: bool, transitions: bool
+    ) -> Batch:
+        parts = []
+        for k, rng in enumerate(rngs):
+            stream = self.streams.setdefault((k, align), _Stream(self, align))
+            pieces, left = [], size
+            while left:
+                sampler, rows = stream.take(rng, left)
+                left -= len(rows)
+                _, agent = draw([rng], 1, len(rows), self.spec.n_agents - m + 1)
+                known = sampler.index.steps[rows][None]
+                pieces.append(sampler.batch(known, agent, m, length, transitions))
+            parts.append(_concatenate(pieces, 1))
+        return _concatenate(parts, 0)
+
+    def pool(self, chunks: list[tuple[int, int]]) -> Sampler:
+        """A table of some runs of episodes."""
+        numbers = np.concatenate([np.arange(first, last) for first, last in chunks])
+        starts = np.concatenate([[0], np.cumsum(self.index.lengths[numbers])])
+        arrays: dict[str, Array] = {}
+        for name, array in self.arrays.items():
+            if name.startswith(("steps/", "population/")):
+                parts = [array[self.starts[first] : self.starts[last]] for first, last in chunks]
+            elif name.startswith("final/"):
+                parts = [array[first:last] for first, last in chunks]
+            else:
+                continue
+            arrays[name] = np.concatenate(parts)
+        index = Episodes(starts, self.terminated[numbers], self.truncated[numbers])
+        rows = Table(self.spec, arrays, starts)
+        return Sampler(self.spec, index, rows, arrays.get("population/mu"), numbers)
+
+
+class _Stream:
+    """One seed's way through the data: chunks left in this epoch, the pool in memory, rows left in
+    the pool.
+    """
+
+    def __init__(self, dataset: Shuffled, align: bool) -> None:
+        self.dataset, self.align = dataset, align
+        self.chunks: list[tuple[int, int]] = []
+        self.sampler: Sampler | None = None
+        self.rows = np.empty(0, np.int64)
+
+    def take(self, rng: np.random.Generator, size: int) -> tuple[Sampler, Array]:
+        """At least one and at most `size` rows of the pool."""
+        if self.sampler is None or not len(self.rows):
+            if not self.chunks:
+                order = rng.permutation(len(self.dataset.chunks))
+                self.chunks = [self.dataset.chunks[i] for i in order]
+            pool, self.chunks = self.chunks[:POOL_CHUNKS], self.chunks[POOL_CHUNKS:]
+            self.sampler = self.dataset.pool(pool)
+            index = self.sampler.index
+            self.rows = rng.permutation(index.starts[:-1] if self.align else index.n_steps)
+        taken, self.rows = self.rows[:size], self.rows[size:]
+        return self.sampler, taken
+
+
+def _concatenate(batches: list[Batch], axis: int) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    values: dict[str, Any] = {}
+    for field in dataclass_fields(Batch):
+        parts = [getattr(batch, field.name) for batch in batches]
+        values[field.name] = None if parts[0] is None else torch.cat(parts, axis)
+    return Batch(**values)
+
+
+def _read(array: Any) -> Array:
+    if isinstance(array, np.ndarray):
+        return array
+    values = np.asarray(array[()])
+    values.setflags(write=False)
+    return values
+
+
+# -------------------------------------------------------------------------------------------- opening
+def data_root() -> Path:
+    """$OFFLINE_MARL_DATA, else `data` in the checkout."""
+    return Path(os.environ.get("OFFLINE_MARL_DATA") or Path(__file__).parent.parent / "data")
+
+
+def dataset_path(dataset_id: str) -> Path:
+    return data_root() / f"{dataset_id}.hdf5"
+
+
+def load_file(
+    path: Path | str, backend: str = "auto", card: Mapping[str, Any] | None = None
+) -> Dataset:
+    """A dataset from any file of the format `offmarl/1`; its card is the TOML beside it, where there is one.
+
+    backend: auto, ram, mmap or shuffle. Raises UserError where the file is not what it says, or
+    its values do not match their hash or the card.
+    """
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
+    path = Path(path)
+    file, meta = open_dataset(path)
+    memory = memory_map(file)
+    arrays: dict[str, Any] = {}
+    for name, dataset in stored(file).items():
+        view = mapped(dataset, memory)
+        arrays[name] = dataset if view is None else view
+    contiguous = all(isinstance(array, np.ndarray) for array in arrays.values())
+    found = dict(card) if card is not None else cards.read_card(path.with_suffix(".toml"))
+    n_steps = len(arrays[f"steps/{meta.spec.groups[0].name}/obs"])
+    index = {name: _read(array) for name, array in arrays.items() if name.startswith("index/")}
+    check_index(index, n_steps, str(path))
+    _verify(path, meta, arrays, found)
+    spec = _spec(meta, path)
+    backend = _choose(backend, spec, arrays, contiguous, path)
+    if contiguous:
+        file.close()
+    elif backend == "ram":
+        arrays = {name: _read(array) for name, array in arrays.items()}
+        file.close()
+    kind = Shuffled if backend == "shuffle" else Dataset
+    return kind(path, meta, spec, arrays, backend, found)
+
+
+def _spec(meta: Meta, path: Path) -> TaskSpec:
+    """The registry's task where it knows the id, else what the file says, used for data only."""
+    try:
+        known = registry.task(meta.spec.id).spec
+    except UserError:
+        return meta.spec
+    for name in ("groups", "horizon", "n_actions", "n_obs", "exchangeable"):
+        if getattr(known, name) != getattr(meta.spec, name):
+            raise UserError(
+                f"{path} says that {name} of {known.id} is {getattr(meta.spec, name)}, the suite's"
+                f" task has {getattr(known, name)}; the data belong to another version of the task."
+            )
+    return known
+
+
+def _choose(
+    backend: str, spec: TaskSpec, arrays: Mapping[str, Any], contiguous: bool, path: Path
+) -> str:
+    if backend == "mmap" and not contiguous:
+        raise UserError(
+            f"{path} is stored in chunks and cannot be mapped into memory; use the backend ram or"
+            " shuffle."
+        )
+    if backend != "auto":
+        return backend
+    n_rows = int(arrays["index/start"][-1]) + len(arrays["index/start"]) - 1
+    table = 4 * n_rows * spec.n_agents * Columns.of(spec, arrays).width
+    if table < RAM_SHARE * psutil.virtual_memory().available:
+        return "ram"
+    return "mmap" if contiguous else "shuffle"
+
+
+def _verify(path: Path, meta: Meta, arrays: Mapping[str, Any], card: Mapping[str, Any]) -> None:
+    """Compare the values with the file's own hash and with the card; the result is remembered
+    until the file changes.
+    """
+    status = path.stat()
+    state = {
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "inode": status.st_ino,
+        "content_sha256": meta.content_sha256,
+        "card": list(card.get("content_sha256", [])),
+        "recipe": card.get("recipe_sha256", ""),
+    }
+    remembered = path.with_name(f".{path.stem}.verified.json")
+    try:
+        if json.loads(remembered.read_text()) == state:
+            return
+    except (OSError, ValueError):
+        pass
+    content = content_sha256(meta.spec.id, arrays)
+    if content != meta.content_sha256:
+        raise UserError(
+            f"{path} is damaged: its values have the hash {content}, the file says"
+            f" {meta.content_sha256 or 'none'}; make or copy it again."
+        )
+    if card and content not in card["content_sha256"]:
+        why = cards.mismatch(card, meta.recipe_sha256, cards.statistics(meta.spec, arrays))
+        if why:
+            raise UserError(
+                f"{path} is not the dataset of its card: its values have the hash {content}, the"
+                f" card lists {', '.join(card['content_sha256'])}, and {why}; make it again with"
+                f" `make data DATASET={meta.id} FORCE=1`."
+            )
+    with contextlib.suppress(UserError):  # a read-only data folder: verify again next time
+        write_json(remembered, state)
