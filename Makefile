@@ -1,0 +1,93 @@
+# A thin skin over `python -m benchmark`. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+# An index for another build of torch (a CUDA one, say); TORCH=system takes an installed torch.
+TORCH_INDEX ?=
+TORCH ?=
+PROTOCOL ?= quick
+
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m benchmark
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+need = $(if $($(1)),,$(error $(1) is missing; expected for example: make $@ $(1)=$(2)))
+plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
+common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
+
+.PHONY: help setup bench train grid data datasets check reference leaderboard plots site \
+        perf lint test test-slow clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: $(STAMP) ## create .venv and install requirements.lock (done by the other targets)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "error: Python %d.%d was found, this suite needs 3.11 or newer; name one with PYTHON=." % v[:2])'
+	@$(PYTHON) -m venv $(if $(filter system,$(TORCH)),--system-site-packages) $(VENV)
+ifneq ($(TORCH_INDEX),)
+	@$(BIN)/pip install -q --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.lock)
+endif
+	@echo "installing requirements.lock into $(VENV) (once, about a minute)"
+	@$(BIN)/pip install -q $(if $(filter system,$(TORCH)),-r <(grep -v '^torch==' requirements.lock),-r requirements.lock)
+	@$(BIN)/pip install -q --no-deps -e .
+	@touch $@
+
+bench: setup ## ALGO= [DATASET= TASK= SEEDS= PROTOCOL= PLUGIN= ARGS=]: make data, train, rank, draw
+	$(call need,ALGO,mfdiffuser)
+	@$(RUN) bench $(ALGO) $(if $(DATASET),--dataset $(DATASET)) $(if $(TASK),--task $(TASK)) $(common)
+
+train: setup ## ALGO= DATASET= [SEEDS= PROTOCOL= ARGS=]: one row on one dataset, in one process
+	$(call need,ALGO,bc)
+	$(call need,DATASET,mpe/spread/medium-v1)
+	@$(RUN) train $(ALGO) $(DATASET) $(common)
+
+grid: setup ## ALGOS= DATASETS= [SEEDS= PROTOCOL= ARGS=]: many runs, resumable
+	$(call need,ALGOS,"bc matd3bc")
+	$(call need,DATASETS,"mpe/spread/medium-v1")
+	@$(RUN) grid --algos $(ALGOS) --datasets $(DATASETS) $(common)
+
+data: setup ## DATASET= or ALL=1: make datasets from their recipes
+	@$(RUN) data $(DATASET) $(if $(ALL),--all) $(ARGS)
+
+datasets: setup ## print the catalogue of datasets
+	@$(RUN) datasets
+
+check: setup ## ALGO=, TASK= or DATASET=: hold it against the contracts
+	@$(RUN) check $(if $(ALGO),--algo $(ALGO)) $(if $(TASK),--task $(TASK)) \
+	  $(if $(DATASET),--dataset $(DATASET)) $(plugins) $(ARGS)
+
+reference: setup ## TASK=: measure a task's reference scores and write them
+	$(call need,TASK,mpe/spread-v1)
+	@$(RUN) reference $(TASK) $(ARGS)
+
+leaderboard: setup ## print the board of the committed records
+	@$(RUN) leaderboard $(ARGS)
+
+plots: setup ## draw the comparison plots of the committed records
+	@$(RUN) plots $(ARGS)
+
+site: setup ## build the one-file page of the committed records
+	@$(RUN) site $(ARGS)
+
+perf: setup ## measure loader, evaluation and sampler speed against plain counterparts
+	@for file in tests/perf/bench_*.py; do $(BIN)/python $$file $(ARGS); done
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: setup ## the tests, in minutes
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow" $(ARGS)
+
+test-slow: setup ## the slow tests: learning, kills, the README from a fresh clone
+	@$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
+
+clean: ## remove runs and made datasets (not .venv)
+	@rm -rf runs data

@@ -1,0 +1,260 @@
+"""bench, train and grid: from an algorithm's name to records, a table, a plot and a page."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import algorithms
+import datasets
+from benchmark import launch, registry
+from benchmark.cli import ROOT, board, parse_config
+from benchmark.cli.options import Bench, Grid, Train
+from benchmark.errors import UserError, unknown_name
+from benchmark.protocol import protocol
+
+if TYPE_CHECKING:
+    from benchmark.record import Record
+    from benchmark.train import Run
+
+RESULTS = ROOT / "leaderboard" / "results"
+POPULATION = "meanfield/squeeze-n1000/medium-v1"  # main dataset of mean-field methods
+TEAM = "mpe/spread/medium-v1"  # and of the others
+FLOORS = ("random", "bc")
+
+
+def plan(row: str, dataset: str, options: Bench | Train | Grid, config: Sequence[str] = ()) ->
+list[Run]:
+    """The runs of a row on a dataset, which must have been made."""
+    from benchmark import runner
+
+    cls, _, variant = algorithms.registry(options.plugin).row(row)
+    data = datasets.load(dataset, backend=getattr(options, "backend", "auto"))
+    defaults, _ = variant.resolve(data.spec.id, options.protocol)
+    overrides = parse_config(cls, defaults, config, row) if config else {}
+    return runner.plan(
+        row,
+        cls,
+        variant,
+        registry.task(data.spec.id),
+        data,
+        protocol(options.protocol),
+        options.out / "checkpoints",
+        seeds=options.seeds or None,
+        overrides=overrides,
+        steps=getattr(options, "steps", None),
+        device=getattr(options, "device", "cpu"),
+        rankable=datasets.rankable(data),
+    )
+
+
+def default_dataset(row: str, options: Bench) -> str:
+    """The dataset of a bench: --dataset, else the medium tier of --task, else the method's main
+    one.
+    """
+    if options.dataset and options.task:
+        raise UserError("options --dataset and --task were both given, expected one of them.")
+    if options.dataset:
+        return options.dataset
+    if options.task:
+        name = registry.task(options.task).spec.id.rsplit("-v", 1)[0]
+        ids = [known for known in datasets.catalogue() if known.startswith(f"{name}/medium-v")]
+        if not ids:
+            raise unknown_name("dataset", f"{name}/medium-v1", datasets.catalogue())
+        return ids[-1]
+    cls, _, _ = algorithms.registry(options.plugin).row(row)
+    return POPULATION if "exchangeable" in cls.requires else TEAM
+
+
+def train(options: Train) -> int:
+    """One row on one dataset in this process."""
+    from tqdm import tqdm
+
+    from benchmark import runner
+    from benchmark.train import Progress
+
+    lines = options.progress == "lines"
+    if lines:
+        launch.end_with_parent()
+    failed = 0
+    for run in plan(options.algo, options.dataset, options, options.config):
+        total, episodes = max(run.steps, 1), run.protocol.episodes
+        bar = tqdm(total=total, desc=run.row, unit="step", disable=options.progress != "bar")
+        done = [0]
+
+        def show(step: int, losses: dict[str, float]) -> None:
+            text = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            if lines:
+                launch.report("training", step, total, text)  # noqa: B023
+            bar.set_postfix_str(text, refresh=False)  # noqa: B023
+            bar.update(step - bar.n)  # noqa: B023
+
+        def evaluated(count: int) -> None:
+            done[0] += count  # noqa: B023
+            bar.set_description_str(f"{run.row} evaluating")  # noqa: B023
+            if lines:
+                launch.report("evaluating", done[0], episodes)  # noqa: B023
+
+        records = runner.execute(
+            run,
+            options.records or options.out / "records",
+            progress=Progress(show, evaluated),
+            sinks=options.track,
+            checkpoint_seconds=options.checkpoint_seconds,
+        )
+        bar.close()
+        for item in records:
+            if item.failed:
+                failed += 1
+                print(f"error: {item.algo} seed {item.seed} failed: {item.reason}.", file=sys.stderr)
+            elif options.progress == "bar":
+                print(f"{item.algo} seed {item.seed}: mean team return {item.mean_return():.4g}")
+    return 1 if failed else 0
+
+
+def jobs_of(runs: Sequence[Run], options: Bench | Grid, config: Sequence[str]) -> list[launch.Job]:
+    """One process a group of seeds."""
+    common = ["--protocol", options.protocol, "--out", launch.absolute(options.out), "--progress", "lines"]
+    if getattr(options, "records", None):
+        # type: ignore[union-attr, arg-type]
+        common += ["--records", launch.absolute(options.records)]
+    if options.plugin:
+        common += ["--plugin", *(launch.absolute(Path(path)) for path in options.plugin)]
+    if getattr(options, "track", ()):
+        common += ["--track", *options.track]  # type: ignore[union-attr]
+    made = []
+    for run in runs:
+        assert run.data is not None
+        seeds = ["--seeds", *map(str, run.seeds)]
+        device = ["--device", run.device]
+        label = f"{run.row} [{','.join(map(str, run.seeds))}]"
+        arguments = ("train", run.row, run.data.id, *seeds, *device, *common, *config)
+        made.append(launch.Job(label, arguments))
+    return made
+
+
+def estimate(runs: Sequence[Run], workers: int) -> str:
+    """Time from records of the same rows and datasets; says so where there is none."""
+    from benchmark import record
+
+    known = record.read_all([RESULTS])
+    seconds, missing = 0.0, set()
+    for run in runs:
+        assert run.data is not None
+        like = [r.cost for r in known if (r.algo, r.dataset) == (run.row, run.data.id) and
+        not r.failed]
+        like = like or [r.cost for r in known if r.algo == run.row and not r.failed]
+        if not like:
+            missing.add(run.row)
+            continue
+        each = sum(c.update_ms * run.steps / 1e3 + c.evaluate_seconds for c in like) / len(like)
+        seconds += each * len(run.seeds) + 4.0  # 4 s: start of a process
+    workers = max(1, min(workers or launch.cores(), len(runs)))
+    text = f"about {duration(seconds / workers)} of training and evaluation on {workers} processes"
+    if missing:
+        text += f", without {', '.join(sorted(missing))}, of which no record is there to tell"
+    return text
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def make_data(ids: Sequence[str]) -> None:
+    for dataset in ids:
+        if not datasets.path(dataset).exists():
+            datasets.make_dataset(dataset)
+
+
+def run(options: Bench) -> int:
+    """The whole way, on one dataset."""
+    from benchmark import runner
+
+    begun = time.perf_counter()
+    chosen = default_dataset(options.algo, options)
+    rows = [options.algo, *(floor for floor in FLOORS if floor != options.algo)]
+    algorithms.registry(options.plugin).row(options.algo)  # a wrong name is told before any work
+    print(f"{options.algo} on {chosen}, protocol {options.protocol}")
+    if not datasets.path(chosen).exists():
+        print(f"data: {datasets.describe_cost(chosen)}")
+    make_data([chosen])
+    runs: dict[str, list[Run]] = {}
+    for row in rows:
+        runs[row] = plan(row, chosen, options, options.config if row == options.algo else ())
+    own, committed = options.out / "records", RESULTS
+    ready: list[Record] = []
+    todo: list[Run] = []
+    for row in rows:
+        roots = [own] if row == options.algo else [own, committed]
+        for item in runs[row]:
+            found = runner.find_records(item, roots)
+            if found:
+                ready += found
+            else:
+                todo.append(item)
+    main = runs[options.algo][0]
+    print(
+        f"plan: seeds {', '.join(str(s) for r in runs[options.algo] for s in r.seeds)}; {main.steps:,} steps"
+        f" each; {main.protocol.episodes} evaluation episodes"
+    )
+    if todo:
+        print(f"estimate: {estimate(todo, options.workers)}; under 50 MB of disk in {options.out}")
+    else:
+        print("every run is finished; delete its records to run again.")
+    jobs = [job for item in todo for job in jobs_of([item], options, main_config(item, options))]
+    outcomes = launch.run_jobs(jobs, options.workers)
+    for item in todo:
+        ready += runner.find_records(item, [own]) or []
+    code = report(outcomes)
+    if ready:
+        board.show(ready, options.out, chosen, options.algo)
+    print(f"done in {duration(time.perf_counter() - begun)}")
+    return code
+
+
+def main_config(item: Run, options: Bench) -> Sequence[str]:
+    return options.config if item.row == options.algo else ()
+
+
+def report(outcomes: Sequence[launch.Outcome]) -> int:
+    """One sentence for each job that failed."""
+    bad = [outcome for outcome in outcomes if outcome.code]
+    for outcome in bad:
+        print(f"error: {outcome.job.label}: {outcome.error or 'it failed'}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def grid(options: Grid) -> int:
+    """Every row on every dataset; what is finished is skipped, a failing job does not stop the
+    others.
+    """
+    from benchmark import runner
+
+    for row in options.algos:
+        algorithms.registry(options.plugin).row(row)
+    make_data(options.datasets)
+    records = options.records or options.out / "records"
+    todo, finished, refused = [], 0, 0
+    for dataset in options.datasets:
+        for row in options.algos:
+            try:
+                runs = plan(row, dataset, options, options.config)
+            except UserError as error:
+                refused += 1
+                print(f"skipped: {error}", file=sys.stderr)
+                continue
+            for item in runs:
+                if runner.find_records(item, [records]):
+                    finished += 1
+                else:
+                    todo.append(item)
+    print(f"grid: {len(todo)} runs to do, {finished} finished before; {estimate(todo, options.workers)}")
+    outcomes = launch.run_jobs(jobs_of(todo, options, options.config), options.workers)
+    code = report(outcomes)
+    done = sum(outcome.code == 0 for outcome in outcomes)
+    print(f"{done} of {len(todo)} runs done; records in {records}")
+    return code

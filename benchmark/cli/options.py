@@ -1,0 +1,248 @@
+"""The commands and their options, as frozen dataclasses. Imports nothing heavy: `--help` must
+answer at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+ProtocolName = Literal["smoke", "quick", "full"]
+Hidden = tyro.conf.Suppress
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Make the dataset, train, evaluate, rank against the floors, and draw."""
+
+    algo: tyro.conf.Positional[str]
+    """Name of an algorithm, or algorithm.variant."""
+    dataset: str = ""
+    """Dataset id, namespace/name/tier-vN; default: the algorithm's main one."""
+    task: str = ""
+    """Task id; takes its medium dataset."""
+    seeds: tuple[int, ...] = ()
+    """Training seeds; default: the protocol's."""
+    protocol: ProtocolName = "quick"
+    """How much to run."""
+    plugin: tuple[str, ...] = ()
+    """Python files with algorithms from outside the checkout."""
+    out: Path = Path("runs")
+    """Folder of checkpoints and records."""
+    workers: int = 0
+    """Processes at once; 0: one per core."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Further places for the losses."""
+    device: str = "cpu"
+    """Where to train."""
+    config: Hidden[tuple[str, ...]] = ()
+
+    def run(self) -> int:
+        from benchmark.cli import bench
+
+        return bench.run(self)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train, evaluate and record one row on one dataset, in this process."""
+
+    algo: tyro.conf.Positional[str]
+    """Name of an algorithm, or algorithm.variant."""
+    dataset: tyro.conf.Positional[str]
+    """Dataset id, namespace/name/tier-vN."""
+    seeds: tuple[int, ...] = ()
+    """Training seeds; default: the protocol's."""
+    protocol: ProtocolName = "quick"
+    """How much to run."""
+    plugin: tuple[str, ...] = ()
+    """Python files with algorithms from outside the checkout."""
+    out: Path = Path("runs")
+    """Folder of checkpoints and records."""
+    records: Path | None = None
+    """Folder of records; default: records under --out."""
+    steps: int | None = None
+    """Gradient steps; default: the variant's. Such a run is never rankable."""
+    checkpoint_seconds: float = 30.0
+    """Time between checkpoints."""
+    backend: Literal["auto", "ram", "mmap", "shuffle"] = "auto"
+    """How the dataset is held."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Further places for the losses."""
+    device: str = "cpu"
+    """Where to train."""
+    progress: Literal["bar", "lines", "none"] = "bar"
+    """How progress is shown; lines are for a program that reads them."""
+    config: Hidden[tuple[str, ...]] = ()
+
+    def run(self) -> int:
+        from benchmark.cli import bench
+
+        return bench.train(self)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Run many algorithms on many datasets in local processes; skips what is finished."""
+
+    algos: tuple[str, ...]
+    """Rows: algorithm or algorithm.variant."""
+    datasets: tuple[str, ...]
+    """Dataset ids."""
+    seeds: tuple[int, ...] = ()
+    """Training seeds; default: the protocol's."""
+    protocol: ProtocolName = "quick"
+    """How much to run."""
+    plugin: tuple[str, ...] = ()
+    """Python files with algorithms from outside the checkout."""
+    out: Path = Path("runs")
+    """Folder of checkpoints and records."""
+    records: Path | None = None
+    """Folder of records; default: records under --out."""
+    workers: int = 0
+    """Processes at once; 0: one per core."""
+    config: Hidden[tuple[str, ...]] = ()
+
+    def run(self) -> int:
+        from benchmark.cli import bench
+
+        return bench.grid(self)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Make datasets from their recipes."""
+
+    datasets: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Dataset ids, namespace/name/tier-vN."""
+    all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Every dataset of the catalogue."""
+    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Make again what is there."""
+    record: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the card, or add this machine's content hash to it."""
+
+    def run(self) -> int:
+        from benchmark.cli import data
+
+        return data.make(self)
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Print the catalogue of datasets."""
+
+    def run(self) -> int:
+        from benchmark.cli import data
+
+        return data.catalogue()
+
+
+@dataclass(frozen=True)
+class Lint:
+    """Look for the usual faults in a dataset file."""
+
+    file: tyro.conf.Positional[Path]
+    """An HDF5 file of this suite's format."""
+
+    def run(self) -> int:
+        from benchmark.cli import data
+
+        return data.lint(self)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Hold an algorithm, a task or a dataset against the suite's contracts."""
+
+    algo: str = ""
+    """Name of an algorithm."""
+    task: str = ""
+    """Task id."""
+    dataset: str = ""
+    """Dataset id."""
+    plugin: tuple[str, ...] = ()
+    """Python files with algorithms from outside the checkout."""
+
+    def run(self) -> int:
+        from benchmark.cli import check
+
+        return check.run(self)
+
+
+@dataclass(frozen=True)
+class ReferenceScores:
+    """Measure the fixed references of a task (random, expert, exact values) and write them."""
+
+    task: tyro.conf.Positional[str]
+    """Task id."""
+
+    def run(self) -> int:
+        from benchmark.cli import check
+
+        return check.reference(self)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Print the board of the committed records, or of a folder of records."""
+
+    records: tuple[Path, ...] = ()
+    """Folders of records; default: leaderboard/results."""
+    format: Literal["text", "markdown", "csv", "latex", "json"] = "text"
+    """Form of the table."""
+    out: Path | None = None
+    """File to write instead of printing."""
+
+    def run(self) -> int:
+        from benchmark.cli import board
+
+        return board.table(self)
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Draw the comparison plots of the committed records, or of a folder of records."""
+
+    records: tuple[Path, ...] = ()
+    """Folders of records; default: leaderboard/results."""
+    out: Path = Path("runs/plots")
+    """Folder of the PNG and SVG files."""
+
+    def run(self) -> int:
+        from benchmark.cli import board
+
+        return board.plots(self)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Build the one-file HTML page of the committed records, or of a folder of records."""
+
+    records: tuple[Path, ...] = ()
+    """Folders of records; default: leaderboard/results."""
+    out: Path = Path("runs/site/index.html")
+    """The page."""
+
+    def run(self) -> int:
+        from benchmark.cli import board
+
+        return board.site(self)
+
+
+COMMANDS = {
+    "bench": Bench,
+    "train": Train,
+    "grid": Grid,
+    "data": Data,
+    "datasets": Datasets,
+    "lint": Lint,
+    "check": Check,
+    "reference": ReferenceScores,
+    "leaderboard": Leaderboard,
+    "plots": Plots,
+    "site": Site,
+}

@@ -1,0 +1,74 @@
+"""A trained policy from a checkpoint: begin and act for one seed, for evaluation or a program of
+one's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmark import checkpoint, registry
+from benchmark.algorithm import Algorithm, build_group
+from benchmark.errors import UserError
+from benchmark.task import Array, Task
+
+
+class Trained:
+    """One seed of a trained group. `task` is the task it was trained for."""
+
+    def __init__(self, group: Algorithm, k: int, task: Task, row: str) -> None:
+        self.group, self.k, self.task, self.row = group, k, task, row
+
+    def begin(self, n_envs: int, seed: int) -> None:
+        """Before `n_envs` episodes: reset planner, recurrent and noise state from `seed`."""
+        self.group.begin(n_envs, seed)
+
+    def act(
+        self,
+        obs: Array,
+        alive: Array | None = None,
+        mask: Array | None = None,
+        t: int = 0,
+        deterministic: bool = True,
+    ) -> Array:
+        """obs [E, N, D] -> [E, N, A] in [-1, 1], or [E, N] integers; t is the step in the episode."""
+        k = len(self.group.seeds)
+        stacked = (None if x is None else np.broadcast_to(x, (k, *x.shape)) for x in (alive, mask))
+        return self.group.act(np.broadcast_to(obs, (k, *obs.shape)), *stacked, t, deterministic)[
+            self.k
+        ]
+
+    def policy_table(self) -> Array:
+        """Finite games: pi[h, o, a]."""
+        return self.group.policy_table()[self.k]
+
+
+def load_policy(
+    path: Path | str, algorithms: registry.Algorithms, seed: int | None = None, device: str = "cpu"
+) -> Trained:
+    """See `algorithms.load`."""
+    state = checkpoint.load(Path(path))
+    try:
+        identity = state["identity"]
+        row, seeds = identity["algo"], tuple(identity["seeds"])
+        settings, task_id = identity["config"], identity["task"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"checkpoint {path} lacks {error}; is it one of this suite's runs?"
+        ) from error
+    cls, _, _ = algorithms.row(row)
+    task = registry.task(task_id)
+    chosen = seeds[0] if seed is None else seed
+    if chosen not in seeds:
+        raise UserError(f"checkpoint {path} has no seed {chosen}; it holds {list(seeds)}.")
+    try:
+        config = cls.Config(**settings)
+        group = build_group(cls, config, task.spec, seeds, device)
+        group.load_state_dict(state["group"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"checkpoint {path} does not fit today's {row} ({type(error).__name__}: {error});"
+            " use the version of the code that made it."
+        ) from error
+    return Trained(group, seeds.index(chosen), task, row)
