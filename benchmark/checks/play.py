@@ -47,7 +47,7 @@ def record(
     acts: Sequence[Array] | None = None,
     policy: Policy | None = None,
 ) -> Trace:
-    """Play the array environment: actions (T of [E, N, ...]) if given, else `policy`, else uniform."""
+    """Play the array environment with `acts` (T of [E, N, ...]), else `policy`, else uniformly."""
     policy = policy or UniformPolicy(task.spec)
     policy.begin(len(seeds), seeds[0])
     env = task.arrays(len(seeds))

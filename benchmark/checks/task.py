@@ -252,8 +252,8 @@ def check_reference_repeats(subject: Subject) -> None:
         if abs(returns.mean() - value) > tolerance:
             raise CheckFailed(
                 f"{name} earns {returns.mean():.5g} over 20 episodes, the reference says"
-                f" {value:.5g} (tolerance {tolerance:.2g}); the game changed: raise the task's version and"
-                " measure its reference"
+                f" {value:.5g} (tolerance {tolerance:.2g}); the game changed: raise the"
+                " task's version and measure its reference"
             )
 
 
