@@ -69,6 +69,7 @@ class Dataset(Protocol):
     rew: np.ndarray  # [S, N]
     policy: np.ndarray  # [E] int, id of the behaviour policy of each episode
     card: dict[str, Any]
+    content_sha256: str  # over names, dtypes, shapes and values
 
     @property
     def n_steps(self) -> int: ...

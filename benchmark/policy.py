@@ -32,7 +32,7 @@ class Trained:
         t: int = 0,
         deterministic: bool = True,
     ) -> Array:
-        """obs [E, N, D] -> [E, N, A] in [-1, 1], or [E, N] integers; t is the step in the episode."""
+        """obs [E, N, D] -> [E, N, A] in [-1, 1], or [E, N] integers; t: step in the episode."""
         k = len(self.group.seeds)
         stacked = (None if x is None else np.broadcast_to(x, (k, *x.shape)) for x in (alive, mask))
         return self.group.act(np.broadcast_to(obs, (k, *obs.shape)), *stacked, t, deterministic)[

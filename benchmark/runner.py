@@ -228,7 +228,7 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
         compiled=bool(getattr(group, "compiled", False)),
         task=spec.id,
         dataset=run.data.id if run.data else "",
-        dataset_sha256=str(run.data.card.get("content", "")) if run.data else "",
+        dataset_sha256=run.data.content_sha256 if run.data else "",
         rankable=run.rankable,
         protocol=run.protocol.name,
         protocol_version=PROTOCOL_VERSION,

@@ -58,7 +58,7 @@ class Run:
             "seeds": list(self.seeds),
             "task": self.task.spec.id,
             "dataset": self.data.id if self.data else "",
-            "content": self.data.card.get("content", "") if self.data else "",
+            "content": self.data.content_sha256 if self.data else "",
             "protocol": [self.protocol.name, PROTOCOL_VERSION, self.protocol.episodes],
             "device": self.device,
         }

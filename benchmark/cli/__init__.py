@@ -1,4 +1,4 @@
-"""The command line: one file per job. Only this package knows datasets, algorithms and leaderboard."""
+"""The command line, one file per job. Nothing else knows datasets, algorithms and leaderboard."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def check_parts() -> None:
         where = Path(found.origin).resolve().parent if found and found.origin else None
         if where != ROOT / name:
             raise UserError(
-                f"the name {name!r} resolves to {where or 'nothing'}, expected {ROOT / name}; run from"
-                " the checkout in its own environment (make setup)."
+                f"the name {name!r} resolves to {where or 'nothing'}, expected {ROOT / name}; run"
+                " from the checkout in its own environment (make setup)."
             )
 
 

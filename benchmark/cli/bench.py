@@ -26,8 +26,9 @@ TEAM = "mpe/spread/medium-v1"  # and of the others
 FLOORS = ("random", "bc")
 
 
-def plan(row: str, dataset: str, options: Bench | Train | Grid, config: Sequence[str] = ()) ->
-list[Run]:
+def plan(
+    row: str, dataset: str, options: Bench | Train | Grid, config: Sequence[str] = ()
+) -> list[Run]:
     """The runs of a row on a dataset, which must have been made."""
     from benchmark import runner
 
@@ -109,7 +110,8 @@ def train(options: Train) -> int:
         for item in records:
             if item.failed:
                 failed += 1
-                print(f"error: {item.algo} seed {item.seed} failed: {item.reason}.", file=sys.stderr)
+                sentence = f"{item.algo} seed {item.seed} failed: {item.reason}"
+                print(f"error: {sentence}.", file=sys.stderr)
             elif options.progress == "bar":
                 print(f"{item.algo} seed {item.seed}: mean team return {item.mean_return():.4g}")
     return 1 if failed else 0
@@ -117,14 +119,14 @@ def train(options: Train) -> int:
 
 def jobs_of(runs: Sequence[Run], options: Bench | Grid, config: Sequence[str]) -> list[launch.Job]:
     """One process a group of seeds."""
-    common = ["--protocol", options.protocol, "--out", launch.absolute(options.out), "--progress", "lines"]
-    if getattr(options, "records", None):
-        # type: ignore[union-attr, arg-type]
+    common = ["--protocol", options.protocol, "--progress", "lines"]
+    common += ["--out", launch.absolute(options.out)]
+    if isinstance(options, Grid) and options.records:
         common += ["--records", launch.absolute(options.records)]
     if options.plugin:
         common += ["--plugin", *(launch.absolute(Path(path)) for path in options.plugin)]
-    if getattr(options, "track", ()):
-        common += ["--track", *options.track]  # type: ignore[union-attr]
+    if isinstance(options, Bench) and options.track:
+        common += ["--track", *options.track]
     made = []
     for run in runs:
         assert run.data is not None
@@ -144,8 +146,9 @@ def estimate(runs: Sequence[Run], workers: int) -> str:
     seconds, missing = 0.0, set()
     for run in runs:
         assert run.data is not None
-        like = [r.cost for r in known if (r.algo, r.dataset) == (run.row, run.data.id) and
-        not r.failed]
+        like = [
+            r.cost for r in known if (r.algo, r.dataset) == (run.row, run.data.id) and not r.failed
+        ]
         like = like or [r.cost for r in known if r.algo == run.row and not r.failed]
         if not like:
             missing.add(run.row)
@@ -197,10 +200,9 @@ def run(options: Bench) -> int:
             else:
                 todo.append(item)
     main = runs[options.algo][0]
-    print(
-        f"plan: seeds {', '.join(str(s) for r in runs[options.algo] for s in r.seeds)}; {main.steps:,} steps"
-        f" each; {main.protocol.episodes} evaluation episodes"
-    )
+    seeds = ", ".join(str(seed) for item in runs[options.algo] for seed in item.seeds)
+    episodes = main.protocol.episodes
+    print(f"plan: seeds {seeds}; {main.steps:,} steps each; {episodes} evaluation episodes")
     if todo:
         print(f"estimate: {estimate(todo, options.workers)}; under 50 MB of disk in {options.out}")
     else:
@@ -252,7 +254,8 @@ def grid(options: Grid) -> int:
                     finished += 1
                 else:
                     todo.append(item)
-    print(f"grid: {len(todo)} runs to do, {finished} finished before; {estimate(todo, options.workers)}")
+    print(f"grid: {len(todo)} runs to do, {finished} finished before")
+    print(f"estimate: {estimate(todo, options.workers)}")
     outcomes = launch.run_jobs(jobs_of(todo, options, options.config), options.workers)
     code = report(outcomes)
     done = sum(outcome.code == 0 for outcome in outcomes)
