@@ -155,9 +155,10 @@ def check_independence(subject: Subject) -> str:
     advice = "give each episode its own generator, and never mix episodes in one computation"
     for e, seed in enumerate(SEEDS):
         alone = record(task, [seed], [a[e : e + 1] for a in trace.act]).episode(0)
-        what = f"the episode of seed {seed}, among others"
-        compare(trace.episode(e), alone, f"{what} and alone", advice)
-        compare(backwards.episode(len(SEEDS) - 1 - e), alone, f"{what} backwards", advice)
+        what = f"the episode of seed {seed} alone and"
+        compare(alone, trace.episode(e), f"{what} among others", advice)
+        turned = backwards.episode(len(SEEDS) - 1 - e)
+        compare(alone, turned, f"{what} among others in reverse order", advice)
     return _where(task)
 
 
