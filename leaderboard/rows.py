@@ -26,7 +26,7 @@ from leaderboard.scores import Estimate
 LEVELS = ("self-reported", "checked", "re-evaluated", "retrained")
 EXECUTIONS = ("local", "mean-field", "joint")
 TRACKS = ("offline", "model", "o2o", "online", "oracle")
-FLOOR = "bc"  # the algorithm that is a floor on every board of a track that has a dataset
+FLOORS = ("bc", "random")  # algorithms that are floors on every board, never ranked
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def summarise(
     for board in sorted(boards, key=Board.order):
         reference = known[board.task].reference
         mean = (dataset_means or {}).get(board.dataset)
-        entries = [_entry(board, runs, reference) for runs in _entries(boards[board])]
-        rows += _ranked(_labelled(entries)) + _fixed_rows(board, entries, reference, mean)
+        entries = [_entry(board, label, runs, reference) for label, runs in labelled(boards[board])]
+        rows += _ranked(entries) + _fixed_rows(board, entries, reference, mean)
     return rows
 
 
@@ -179,16 +179,30 @@ def _identity(record: Record) -> dict[str, Any]:
         "data": record.dataset_sha256[:8],
         "episode seed": record.first_episode_seed,
         "execution": record.execution,
+        "protocol": record.protocol,
+        "dataset": record.dataset,
     }
 
 
-def _entries(records: Iterable[Record]) -> list[list[Record]]:
-    """Records of one board grouped into rows, each sorted by seed; one record per seed."""
-    groups: dict[str, dict[int, Record]] = defaultdict(dict)
+def labelled(records: Iterable[Record]) -> list[tuple[str, list[Record]]]:
+    """Records grouped into named rows, one record per seed, sorted by seed.
+
+    A name is the algorithm's, with what differs where it has several rows: "omar [lr=0.0001]".
+    """
+    groups: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
-        seeds = groups[json.dumps([record.algo, _identity(record)], sort_keys=True)]
+        seeds = groups[record.algo][json.dumps(_identity(record), sort_keys=True)]
         seeds[record.seed] = max(seeds.get(record.seed, record), record, key=_precedence)
-    return [[seeds[s] for s in sorted(seeds)] for _, seeds in sorted(groups.items())]
+    result = []
+    for algo, same in sorted(groups.items()):
+        identities = [json.loads(identity) for identity in sorted(same)]
+        names = dict.fromkeys(name for identity in identities for name in identity)
+        differ = [n for n in names if len({repr(i.get(n)) for i in identities}) > 1]
+        for identity, (_, seeds) in zip(identities, sorted(same.items()), strict=True):
+            shown = ", ".join(f"{n.removeprefix('config.')}={identity.get(n)}" for n in differ)
+            label = f"{algo} [{shown}]" if differ else algo
+            result.append((label, [seeds[seed] for seed in sorted(seeds)]))
+    return result
 
 
 def _precedence(record: Record) -> tuple[Any, ...]:
@@ -208,7 +222,7 @@ def _estimate(values: Sequence[float | None]) -> Estimate | None:
     return scores.estimate(np.array(known)) if known and len(known) == len(values) else None
 
 
-def _entry(board: Board, runs: list[Record], reference: Reference | None) -> Row:
+def _entry(board: Board, label: str, runs: list[Record], reference: Reference | None) -> Row:
     first, done = runs[0], [run for run in runs if not run.failed]
     rule = protocol(board.protocol)
     points = [_raw_value(run, board.metric) for run in runs]
@@ -235,8 +249,8 @@ def _entry(board: Board, runs: list[Record], reference: Reference | None) -> Row
     costs = [run.cost for run in done or runs]
     return Row(
         board=board,
-        kind="floor" if first.algo.split(".")[0] == FLOOR else "algorithm",
-        label=first.algo,
+        kind="floor" if first.algo.split(".")[0] in FLOORS else "algorithm",
+        label=label,
         algo=first.algo,
         paper=first.paper,
         execution=first.execution,
@@ -257,22 +271,6 @@ def _entry(board: Board, runs: list[Record], reference: Reference | None) -> Row
         notes=tuple(notes),
         runs=tuple(runs),
     )
-
-
-def _labelled(rows: list[Row]) -> list[Row]:
-    """Rows of one algorithm are told apart by what differs: "omar [lr=0.0001]"."""
-    named: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        named[row.algo].append(row)
-    result = []
-    for same in named.values():
-        identities = [_identity(row.runs[0]) for row in same]
-        names = dict.fromkeys(name for identity in identities for name in identity)
-        differ = [n for n in names if len({repr(i.get(n)) for i in identities}) > 1]
-        for row, identity in zip(same, identities, strict=True):
-            shown = ", ".join(f"{n.removeprefix('config.')}={identity.get(n)}" for n in differ)
-            result.append(replace(row, label=f"{row.algo} [{shown}]") if differ else row)
-    return result
 
 
 def _ranked(rows: list[Row]) -> list[Row]:
@@ -331,19 +329,19 @@ def _fixed_rows(
         lines = sorted(reference.lines.items(), key=lambda item: (-item[1], item[0]))
         rows.append(fixed("reference", best, reference.expert, 0.0 if exact else None))
         rows += [fixed("reference", name, value) for name, value in lines]
+    ran = {name: [row for row in entries if row.algo.split(".")[0] == name] for name in FLOORS}
     if board.dataset:
-        floors = [row for row in _labelled(entries) if row.kind == "floor"]
-        command = f"make bench ALGO={FLOOR} DATASET={board.dataset} PROTOCOL={board.protocol}"
-        rows += floors or [fixed("floor", FLOOR, None, note=f"not run yet: {command}")]
+        command = f"make bench ALGO=bc DATASET={board.dataset} PROTOCOL={board.protocol}"
+        rows += ran["bc"] or [fixed("floor", "bc", None, note=f"not run yet: {command}")]
         note = "" if dataset_mean is not None else "the dataset's card was not at hand"
         rows.append(fixed("floor", "dataset mean", dataset_mean, note=note))
+    if ran["random"]:
+        return rows + ran["random"]
     if reference is None:
         note = f"unknown until make reference TASK={board.task}"
-        rows.append(fixed("floor", "random", None, note=note))
-    else:
-        uniform = reference.uniform_exploitability if exact else None
-        rows.append(fixed("floor", "random", reference.random, uniform))
-    return rows
+        return [*rows, fixed("floor", "random", None, note=note)]
+    uniform = reference.uniform_exploitability if exact else None
+    return [*rows, fixed("floor", "random", reference.random, uniform)]
 
 
 def _exactly(value: float) -> Estimate:

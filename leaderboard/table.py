@@ -27,9 +27,16 @@ WIDTH = 110  # characters of a line of text in the terminal
 
 @dataclass(frozen=True)
 class Column:
+    """A column: its value in a row (sorted by; None: an empty cell), and how that is shown."""
+
     title: str
-    cell: Callable[[Row], str]
+    value: Callable[[Row], float | str | None]
+    show: Callable[[Any], str] = str
     right: bool = True  # numbers are aligned to the right
+
+    def cell(self, row: Row) -> str:
+        value = self.value(row)
+        return "" if value is None else self.show(value)
 
 
 def render(rows: Sequence[Row], kind: str = "text") -> str:
@@ -86,10 +93,10 @@ def plain(text: str) -> str:
     return re.sub(r"[^ -~]", "?", " ".join(text.split()))
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """`digits` significant figures without an exponent for everyday sizes; "" for None."""
+def number(value: float, digits: int = 4) -> str:
+    """`digits` significant figures without an exponent for everyday sizes."""
     if not value:
-        return "" if value is None else "0"
+        return "0"
     if 10**digits - 0.5 <= abs(value) < 1e7:
         return f"{value:.0f}"
     return f"{value:#.{digits}g}".rstrip(".")
@@ -104,18 +111,14 @@ def interval(row: Row) -> str:
     return f"{row.value.low:.1f} to {row.value.high:.1f}"
 
 
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
+def duration(seconds: float) -> str:
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.1f} s"
 
 
-def count(value: int | None) -> str:
-    if value is None:
-        return ""
+def count(value: int) -> str:
     for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if value >= size:
             return f"{value / size:.3g}{unit}"
@@ -158,42 +161,40 @@ def _points(row: Row) -> str:
     return ", ".join(shown)
 
 
-def _score(row: Row) -> str:
-    return "" if row.score is None else f"{row.score.value:.1f}"
-
-
-def _value(estimate: Estimate | None) -> str:
-    return "" if estimate is None else number(estimate.value)
+def _of(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
 
 
 # ------------------------------------------------------------------------------------------ columns
 def columns(board: Board, rows: Sequence[Row]) -> tuple[list[Column], list[Column]]:
     """Columns of a board's two tables: results, and what they cost."""
-    raw = [Column("return", lambda r: _value(r.team_return))]
+    raw = [Column("return", lambda r: _of(r.team_return), number)]
     if board.metric == "exploitability":
-        raw.insert(0, Column("exploitability", lambda r: _value(r.exploitability)))
-    points = [Column("each seed", _points, right=False)] if any(map(_points, rows)) else []
+        raw.insert(0, Column("exploitability", lambda r: _of(r.exploitability), number))
+    main = [Column("95% interval", interval)]
+    if any(map(_points, rows)):
+        main.append(Column("each seed", _points, right=False))
     if board.unscored:
-        main = [raw[0], Column("95% interval", interval), *points, *raw[1:]]
+        main = [raw[0], *main, *raw[1:]]
     else:
-        main = [Column("score", _score), Column("95% interval", interval), *points, *raw]
+        main = [Column("score", lambda r: _of(r.score), "{:.1f}".format), *main, *raw]
     name = Column("algorithm", _name, right=False)
     results = [
-        Column("#", lambda r: "" if r.rank is None else str(r.rank)),
+        Column("#", lambda r: r.rank),
         name,
         Column("execution", lambda r: r.execution, right=False),
         *main,
         Column("seeds done", seeds, right=False),
-        Column("level", lambda r: "" if r.level is None else str(r.level)),
+        Column("level", lambda r: r.level),
     ]
     costs = [
         name,
-        Column("train/seed", lambda r: duration(r.train_seconds)),
-        Column("ms/update", lambda r: number(r.update_ms, 3)),
-        Column("ms/action", lambda r: number(r.act_ms, 3)),
-        Column("peak MB", lambda r: "" if r.peak_mb is None else f"{r.peak_mb:.0f}"),
-        Column("params", lambda r: count(r.parameters)),
-        Column("sampler steps", lambda r: "" if not r.runs else str(r.sampler_steps)),
+        Column("train/seed", lambda r: r.train_seconds, duration),
+        Column("ms/update", lambda r: r.update_ms, lambda ms: number(ms, 3)),
+        Column("ms/action", lambda r: r.act_ms, lambda ms: number(ms, 3)),
+        Column("peak MB", lambda r: r.peak_mb, "{:.0f}".format),
+        Column("params", lambda r: r.parameters, count),
+        Column("sampler steps", lambda r: r.sampler_steps),
         Column("paper", _paper, right=False),
     ]
     return results, costs

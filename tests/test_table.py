@@ -254,7 +254,6 @@ def test_no_records_make_an_empty_table_and_no_error() -> None:
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (None, ""),
         (0.0, "0"),
         (80.6667, "80.67"),
         (-1234.5678, "-1235"),
