@@ -1,10 +1,10 @@
-"""From a file to a `Dataset` that keeps the protocol of `benchmark.batch`: checked, then sampled fast.
+"""From a file to a `Dataset` that keeps the protocol of `benchmark.batch`: checked, then sampled.
 
-Three back-ends with the same batches: "ram" holds everything in one table; "mmap" maps the file, for
-data larger than memory; "shuffle" reads runs of episodes in random order, for compressed files and
-slow disks. "ram" and "mmap" give the same bits for the same generators. "shuffle" goes through the
-data without replacement and keeps its place between calls, so a run that is killed and resumed on it
-starts a new epoch.
+Three back-ends with the same batches. "ram" holds everything in one table; "mmap" maps the file, for
+data larger than memory; both give the same bits for the same generators. "shuffle" reads runs of
+episodes in random order, for compressed files and slow disks: it goes through the data without
+replacement and keeps its place between calls, so a killed run that is resumed on it starts a new
+epoch.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class Dataset:
 
     def transitions(self, rngs: Rngs, batch_size: int, *, agents: int | None = None) -> Batch:
         m = self._slab(agents)
-        rows, agent = draw(rngs, self.n_steps, batch_size, self.spec.n_agents - m + 1)
-        return self._sampler.batch(self.index.steps[rows], agent, m, 1, True)
+        steps = draw(rngs, self.n_steps, batch_size)
+        return self._sampler.transitions(steps, self._first_agents(rngs, batch_size, m), m)
 
     def windows(
         self,
@@ -127,11 +127,16 @@ class Dataset:
         align: bool = False,
     ) -> Batch:
         m = self._slab(agents)
-        count = self.n_episodes if align else self.n_steps
-        rows, agent = draw(rngs, count, batch_size, self.spec.n_agents - m + 1)
         if align:
-            rows = self.starts[rows]
-        return self._sampler.batch(self.index.steps[rows], agent, m, length, False)
+            steps = self.starts[draw(rngs, self.n_episodes, batch_size)]
+        else:
+            steps = draw(rngs, self.n_steps, batch_size)
+        return self._sampler.windows(steps, self._first_agents(rngs, batch_size, m), m, length)
+
+    def _first_agents(self, rngs: Rngs, batch_size: int, m: int) -> Array | None:
+        """First agent of each slab of m, [K, B]; None where all agents are taken."""
+        slabs = self.spec.n_agents - m + 1
+        return None if slabs == 1 else draw(rngs, slabs, batch_size)
 
     def _slab(self, agents: int | None) -> int:
         n = self.spec.n_agents
@@ -139,8 +144,8 @@ class Dataset:
             return n
         if not self.spec.exchangeable or len(self.spec.groups) > 1:
             raise UserError(
-                f"agents = {agents} of {self.id}: only exchangeable tasks can be sampled by a subset"
-                f" of agents, and the agents of {self.spec.id} differ; leave agents out."
+                f"agents = {agents} of {self.id}: only exchangeable tasks can be sampled by a"
+                f" subset of agents, and the agents of {self.spec.id} differ; leave agents out."
             )
         if not 1 <= agents <= n:
             raise UserError(f"agents = {agents} of {self.id}: expected 1 to {n}.")
@@ -186,9 +191,11 @@ class Shuffled(Dataset):
             while left:
                 sampler, rows = stream.take(rng, left)
                 left -= len(rows)
-                _, agent = draw([rng], 1, len(rows), self.spec.n_agents - m + 1)
-                known = sampler.index.steps[rows][None]
-                pieces.append(sampler.batch(known, agent, m, length, transitions))
+                agent = self._first_agents([rng], len(rows), m)
+                if transitions:
+                    pieces.append(sampler.transitions(rows[None], agent, m))
+                else:
+                    pieces.append(sampler.windows(rows[None], agent, m, length))
             parts.append(_concatenate(pieces, 1))
         return _concatenate(parts, 0)
 
@@ -253,7 +260,7 @@ def _read(array: Any) -> Array:
     return values
 
 
-# -------------------------------------------------------------------------------------------- opening
+# ----------------------------------------------------------------------------------------- opening
 def data_root() -> Path:
     """$OFFLINE_MARL_DATA, else `data` in the checkout."""
     return Path(os.environ.get("OFFLINE_MARL_DATA") or Path(__file__).parent.parent / "data")
@@ -266,7 +273,7 @@ def dataset_path(dataset_id: str) -> Path:
 def load_file(
     path: Path | str, backend: str = "auto", card: Mapping[str, Any] | None = None
 ) -> Dataset:
-    """A dataset from any file of the format `offmarl/1`; its card is the TOML beside it, where there is one.
+    """A dataset from any file of the format `offmarl/1`, with the card beside it, if there is one.
 
     backend: auto, ram, mmap or shuffle. Raises UserError where the file is not what it says, or
     its values do not match their hash or the card.
@@ -323,7 +330,7 @@ def _choose(
     if backend != "auto":
         return backend
     n_rows = int(arrays["index/start"][-1]) + len(arrays["index/start"]) - 1
-    table = 4 * n_rows * spec.n_agents * Columns.of(spec, arrays).width
+    table = 4 * n_rows * spec.n_agents * Columns(spec, arrays).total
     if table < RAM_SHARE * psutil.virtual_memory().available:
         return "ram"
     return "mmap" if contiguous else "shuffle"

@@ -1,9 +1,8 @@
-"""From a draw of (episode, step, agent) to a batch: which rows, and the ways of getting at them.
+"""From a draw of steps and agents to a batch: which rows, and the ways of getting at them.
 
-A *row* is one step of all agents, the columns of an agent side by side: [obs D | act A | rew |
-logp | alive]. Every episode has one row more than it has steps; it holds the observation after
-the last step, so that the next observation is always the next row. Back-ends differ only in how
-they gather:
+A *row* is one step of all agents, the columns of an agent side by side: [obs | act | rew | logp |
+alive]. Every episode has one row more than it has steps; it holds the observation after the last
+step, so that the next observation is always the next row. Back-ends differ only in how they gather:
 
 `Table`   one float32 table in memory, rows picked by one `index_select`: the fastest
 `Mapped`  the arrays of the file, mapped into memory: any size, no loading, bitwise the same rows
@@ -15,7 +14,6 @@ Files that are slow to read in random order go through one `Table` of some episo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -25,31 +23,31 @@ from torch import Tensor
 from benchmark.batch import Batch, Rngs
 from benchmark.task import Array, TaskSpec
 
+EPISODE, STEP, ROW = 0, 1, 2  # columns of Episodes.steps
 
-@dataclass(frozen=True)
+
 class Columns:
     """Where the fields of one agent lie in a row."""
 
-    obs: int  # D
-    act: int  # A; 1 where actions are discrete
-    logp: bool
-    alive: bool
-
-    @classmethod
-    def of(cls, spec: TaskSpec, arrays: Mapping[str, Array]) -> Columns:
+    def __init__(self, spec: TaskSpec, arrays: Mapping[str, Array]) -> None:
         at = f"steps/{spec.groups[0].name}"
-        width = 1 if spec.discrete else spec.act_dim
-        return cls(spec.obs_dim, width, f"{at}/logp" in arrays, f"{at}/alive" in arrays)
+        self.widths = {"obs": spec.obs_dim, "act": 1 if spec.discrete else spec.act_dim, "rew": 1}
+        self.widths |= {name: 1 for name in ("logp", "alive") if f"{at}/{name}" in arrays}
+        firsts = np.cumsum([0, *self.widths.values()]).tolist()
+        self.first = dict(zip(self.widths, firsts[:-1], strict=True))
+        self.total = firsts[-1]
+        self.wide = {"obs": True, "act": not spec.discrete}
 
-    @property
-    def width(self) -> int:
-        return self.obs + self.act + 1 + self.logp + self.alive
+    def view(self, rows: Tensor, name: str, shape: tuple[int, ...], skip: int = 0) -> Tensor:
+        """View of a field of contiguous `rows` [K, B, T, m, C], without its width where that is 1.
 
-    def at(self, name: str) -> int:
-        """First column of a field."""
-        after_rew = self.obs + self.act + 1
-        firsts = {"obs": 0, "act": self.obs, "rew": after_rew - 1, "logp": after_rew}
-        return firsts.get(name, after_rew + self.logp)
+        shape is the K, B, T, m to take, from row `skip` of each window on.
+        """
+        size, stride = shape, rows.stride()
+        if name in ("obs", "act") and self.wide[name]:
+            size = (*shape, self.widths[name])
+        offset = rows.storage_offset() + skip * stride[2] + self.first[name]
+        return rows.as_strided(size, stride[: len(size)], offset)
 
 
 class Rows(Protocol):
@@ -57,29 +55,29 @@ class Rows(Protocol):
 
     columns: Columns
 
-    def gather(self, episode: Array, step: Array, length: int, agent: Array, m: int) -> Tensor:
-        """Rows step .. step + length - 1 of each episode, m agents from `agent` on: [R, length, m, C] float32.
+    def gather(self, steps: Array, length: int, agent: Array | None, m: int) -> Tensor:
+        """`length` rows on end from each step on, m agents from `agent` on (None: all).
 
-        Rows after an episode's last step repeat the observation after it, with zeros in the other
-        columns.
+        steps [R, 3] is rows of `Episodes.steps`, agent [R]; returns [R, length, m, C] float32. What
+        lies more than one row behind an episode's last step is undefined.
         """
         ...
 
 
 class Episodes:
-    """The index of a set of episodes, and the uniform draws over it."""
+    """The index of a set of episodes: what is known of each step."""
 
     def __init__(self, starts: Array, terminated: Array, truncated: Array) -> None:
         self.starts = starts  # [E + 1] int64
         self.lengths = np.diff(starts)  # [E]
         self.n_steps = int(starts[-1])
-        # All that is known of a step: [S, 4] episode, step, terminated, truncated.
         episode = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        self.steps = np.zeros((self.n_steps, 4), np.int64)
-        self.steps[:, 0] = episode
-        self.steps[:, 1] = np.arange(self.n_steps) - starts[:-1][episode]
-        self.steps[starts[1:] - 1, 2] = terminated
-        self.steps[starts[1:] - 1, 3] = truncated
+        step = np.arange(self.n_steps)
+        # [S, 3]: the episode, the step in it, and the row of a Table
+        self.steps = np.stack([episode, step - starts[:-1][episode], step + episode], axis=1)
+        ends = np.zeros((2, self.n_steps), np.float32)  # terminated, truncated
+        ends[:, starts[1:] - 1] = terminated, truncated
+        self.terminated, self.truncated = (torch.from_numpy(row.copy()) for row in ends)
 
 
 def fill(
@@ -87,107 +85,98 @@ def fill(
     spec: TaskSpec,
     columns: Columns,
     arrays: Mapping[str, Array],
-    pick: Mapping[str, Array | slice],
+    kind: str,
+    pick: Array | slice,
 ) -> None:
-    """Copy rows of the stored arrays, all agents, into `out` [R, N, C]; `pick` says which rows of
-    steps or final.
-    """
+    """Copy all agents of the rows `pick` of "steps" or "final" into `out` [R, N, C]."""
     first = 0
     for group in spec.groups:
         part = out[:, first : first + group.n_agents]
         first += group.n_agents
-        if "final" in pick:
-            part[..., : group.obs_dim] = arrays[f"final/{group.name}/obs"][pick["final"]]
-            continue
-        for name in ("obs", "act", "rew", "logp", "alive"):
-            array = arrays.get(f"steps/{group.name}/{name}")
-            if array is None:
-                continue
-            values = array[pick["steps"]]
-            if values.ndim == 2:
-                part[..., columns.at(name)] = values
-            else:
-                part[..., columns.at(name) : columns.at(name) + values.shape[2]] = values
+        for name, column in columns.first.items():
+            if (array := arrays.get(f"{kind}/{group.name}/{name}")) is not None:
+                values = array[pick]
+                width = values.shape[2] if values.ndim == 3 else 1
+                part[..., column : column + width] = values.reshape(*values.shape[:2], width)
 
 
 class Table:
     """All rows in one float32 tensor [S + E, N, C]."""
 
     def __init__(self, spec: TaskSpec, arrays: Mapping[str, Array], starts: Array) -> None:
-        self.columns = Columns.of(spec, arrays)
+        self.columns = Columns(spec, arrays)
         self.n_agents = spec.n_agents
         n_steps, n_episodes = int(starts[-1]), len(starts) - 1
-        n_rows = n_steps + n_episodes
-        self.first = starts[:-1] + np.arange(n_episodes)  # [E] first rows
-        self.last = starts[1:] + np.arange(n_episodes)  # [E] final rows
-        self.rows = torch.zeros(n_rows, spec.n_agents, self.columns.width)
-        view = self.rows.numpy()
-        is_step = np.ones(n_rows, bool)
-        is_step[self.last] = False
+        n, c = spec.n_agents, self.columns.total
+        # NumPy asks the kernel for huge pages, torch does not
+        view = np.zeros((n_steps + n_episodes, n, c), np.float32)
+        self.rows = torch.from_numpy(view)
+        final = starts[1:] + np.arange(n_episodes)
+        is_step = np.ones(len(view), bool)
+        is_step[final] = False
         target = np.flatnonzero(is_step)
-        block = max(1, (16 << 20) // (4 * spec.n_agents * self.columns.width))
+        block = max(1, (16 << 20) // (4 * n * c))
         for i in range(0, n_steps, block):
             stop = min(i + block, n_steps)
-            part = np.zeros((stop - i, *view.shape[1:]), np.float32)
-            fill(part, spec, self.columns, arrays, {"steps": slice(i, stop)})
+            part = np.zeros((stop - i, n, c), np.float32)
+            fill(part, spec, self.columns, arrays, "steps", slice(i, stop))
             view[target[i:stop]] = part
-        part = np.zeros((n_episodes, *view.shape[1:]), np.float32)
-        fill(part, spec, self.columns, arrays, {"final": slice(0, n_episodes)})
-        view[self.last] = part
+        part = np.zeros((n_episodes, n, c), np.float32)
+        fill(part, spec, self.columns, arrays, "final", slice(0, n_episodes))
+        view[final] = part
+        # Pairs of rows on end, and runs of agents: overlapping views of the same memory.
+        self.pairs = self.rows.as_strided((len(view) - 1, 2 * n * c), (n * c, 1))
+        self.flat = self.rows.view(-1, n * c)
 
-    def gather(self, episode: Array, step: Array, length: int, agent: Array, m: int) -> Tensor:
-        rows = self.first[episode] + step
+    def gather(self, steps: Array, length: int, agent: Array | None, m: int) -> Tensor:
+        rows, n, c = steps[:, ROW], self.n_agents, self.columns.total
+        if agent is None and length == 2:
+            found = self.pairs.index_select(0, torch.from_numpy(rows.copy()))
+            return found.view(-1, 2, n, c)
         if length > 1:
-            rows = np.minimum(rows[:, None] + np.arange(length), self.last[episode][:, None])
-        width, n = self.columns.width, self.n_agents
-        if m == n:
-            found = self.rows.view(-1, n * width).index_select(0, torch.from_numpy(rows.ravel()))
+            rows = rows[:, None] + np.arange(length)
+            rows = np.minimum(rows, len(self.rows) - 1)
+        if agent is None:
+            found = self.flat.index_select(0, torch.from_numpy(rows.ravel()))
         else:
-            # A slab of m agents is m * C floats on end, from any agent on: an overlapping view.
-            begin = rows.reshape(len(episode), -1) * n + agent[:, None]
-            slabs = self.rows.as_strided((len(self.rows) * n - m + 1, m * width), (width, 1))
+            begin = rows.reshape(len(steps), length) * n + agent[:, None]
+            slabs = self.rows.as_strided((len(self.rows) * n - m + 1, m * c), (c, 1))
             found = slabs.index_select(0, torch.from_numpy(begin.ravel()))
-        return found.view(len(episode), length, m, width)
+        return found.view(-1, length, m, c)
 
 
 class Mapped:
     """The stored arrays as they lie in the file, mapped into memory."""
 
     def __init__(self, spec: TaskSpec, arrays: Mapping[str, Array], starts: Array) -> None:
-        self.columns = Columns.of(spec, arrays)
-        self.spec, self.arrays, self.starts = spec, arrays, starts
-        self.lengths = np.diff(starts)
+        self.columns = Columns(spec, arrays)
+        self.spec, self.arrays = spec, arrays
+        self.starts, self.lengths = starts, np.diff(starts)
 
-    def gather(self, episode: Array, step: Array, length: int, agent: Array, m: int) -> Tensor:
-        steps = step[:, None] + np.arange(length)  # [R, length]
-        inside = (steps < self.lengths[episode][:, None]).ravel()
-        episodes = np.repeat(episode, length)
-        agents = np.repeat(agent, length)
-        rows = (self.starts[episode][:, None] + steps).ravel()[inside]
-        out = torch.zeros(len(episodes), m, self.columns.width)
-        view = out.numpy()
-        part = np.zeros((len(rows), m, self.columns.width), np.float32)
-        self._fill(part, {"steps": rows}, agents[inside], m)
-        view[inside] = part
-        if not inside.all():
-            part = np.zeros((int((~inside).sum()), m, self.columns.width), np.float32)
-            self._fill(part, {"final": episodes[~inside]}, agents[~inside], m)
-            view[~inside] = part
-        return out.view(len(episode), length, m, self.columns.width)
-
-    def _fill(self, out: Array, pick: Mapping[str, Array], agent: Array, m: int) -> None:
-        if m == self.spec.n_agents:
-            fill(out, self.spec, self.columns, self.arrays, pick)
-            return
-        # Slabs (one group): start agents become rows of an overlapping view of each array.
-        n = self.spec.n_agents
-        ((kind, rows),) = pick.items()
-        slabs = {
-            name: _slabs(array, m)
-            for name, array in self.arrays.items()
-            if name.startswith(kind + "/")
-        }
-        fill(out, self.spec, self.columns, slabs, {kind: rows * n + agent})
+    def gather(self, steps: Array, length: int, agent: Array | None, m: int) -> Tensor:
+        episode = steps[:, EPISODE].repeat(length)
+        step = (steps[:, STEP][:, None] + np.arange(length)).ravel()
+        out = torch.zeros(len(step), m, self.columns.total)
+        inside = step < self.lengths[episode]
+        final = step == self.lengths[episode]
+        agents = None if agent is None else agent.repeat(length)
+        for kind, where, rows in (
+            ("steps", inside, self.starts[episode] + step),
+            ("final", final, episode),
+        ):
+            part = np.zeros((int(where.sum()), m, self.columns.total), np.float32)
+            if agents is None:
+                fill(part, self.spec, self.columns, self.arrays, kind, rows[where])
+            else:
+                slabs = {
+                    name: _slabs(array, m)
+                    for name, array in self.arrays.items()
+                    if name.startswith(kind)
+                }
+                pick = rows[where] * self.spec.n_agents + agents[where]
+                fill(part, self.spec, self.columns, slabs, kind, pick)
+            out.numpy()[where] = part
+        return out.view(-1, length, m, self.columns.total)
 
 
 def _slabs(array: Array, m: int) -> Array:
@@ -212,68 +201,91 @@ class Sampler:
         self.mu = mu  # [S, O]
         self.numbers = numbers  # [E] the episodes' numbers in their file; None: all, in order
 
-    def batch(self, known: Array, agent: Array, m: int, length: int, transitions: bool) -> Batch:
-        """Batch of K seeds from `known` [K, B, 4], rows of `Episodes.steps`, and first agents [K,
-        B].
-        """
-        k, b = agent.shape
-        flat = known.reshape(-1, 4)
-        episode, step = flat[:, 0], flat[:, 1]
-        rows = self.rows.gather(episode, step, length + transitions, agent.ravel(), m)
-        rows = rows.view(k, b, length + transitions, m, -1)
-        now, columns = rows[:, :, :length], self.rows.columns
-        ends = torch.from_numpy(known[..., 2:].astype(np.float32))  # [K, B, 2]
-        if length == 1:
-            valid = torch.ones(k, b, 1, dtype=torch.bool)
-            terminated, truncated = ends[..., :1], ends[..., 1:]
-        else:
-            left = torch.from_numpy(self.index.lengths[episode] - step).view(k, b, 1)
-            place = torch.arange(length)
-            valid = place < left
-            last = self.index.starts[episode + 1] - 1
-            ends = torch.from_numpy(self.index.steps[last, 2:].astype(np.float32)).view(k, b, 2)
-            at_end = (place == left - 1).float()
-            terminated, truncated = at_end * ends[..., :1], at_end * ends[..., 1:]
-            if not bool(valid.all()):
-                now = now.masked_fill(~valid[..., None, None], 0.0)
-        obs = now[..., : columns.obs]
-        act = now[..., columns.obs : columns.obs + columns.act]
-        next_obs = rows[:, :, 1:, :, : columns.obs] if transitions else None
+    def transitions(self, steps: Array, agent: Array | None, m: int) -> Batch:
+        """Batch of the steps [K, B] of this set, with the m agents from `agent` [K, B] on."""
+        k, b = steps.shape
+        at = steps.ravel()
+        known = self.index.steps.take(at, axis=0)  # [K * B, 3]
+        found = self.rows.gather(known, 2, None if agent is None else agent.ravel(), m)
+        rows = found.view(k, b, 2, m, -1)
+        picked = torch.from_numpy(at)
+        return self._batch(
+            rows,
+            known.reshape(k, b, 3),
+            agent,
+            (k, b, 1, m),
+            terminated=self.index.terminated.take(picked).view(k, b, 1),
+            truncated=self.index.truncated.take(picked).view(k, b, 1),
+            valid=torch.ones(k, b, 1, dtype=torch.bool),
+            next_obs=self.rows.columns.view(rows, "obs", (k, b, 1, m), skip=1),
+            mu=None if self.mu is None else self.mu[at].reshape(k, b, 1, -1),
+        )
+
+    def windows(self, steps: Array, agent: Array | None, m: int, length: int) -> Batch:
+        """Batch of windows from the steps [K, B] on."""
+        k, b = steps.shape
+        at = steps.ravel()
+        known = self.index.steps.take(at, axis=0)
+        found = self.rows.gather(known, length, None if agent is None else agent.ravel(), m)
+        now = found.view(k, b, length, m, -1)
+        left = self.index.lengths[known[:, EPISODE]] - known[:, STEP]
+        inside = np.arange(length) < left[:, None]  # [K * B, T]
+        places = np.minimum(at[:, None] + np.arange(length), self.index.n_steps - 1)
+        picked, valid = torch.from_numpy(places), torch.from_numpy(inside)
+        mu = None
+        if self.mu is not None:
+            mu = (self.mu[places] * inside[..., None]).reshape(k, b, length, -1)
+        if not inside.all():
+            now = now.masked_fill(~valid.view(k, b, length, 1, 1), 0.0)
+        return self._batch(
+            now,
+            known.reshape(k, b, 3),
+            agent,
+            (k, b, length, m),
+            terminated=(self.index.terminated.take(picked) * valid).view(k, b, length),
+            truncated=(self.index.truncated.take(picked) * valid).view(k, b, length),
+            valid=valid.view(k, b, length),
+            next_obs=None,
+            mu=mu,
+        )
+
+    def _batch(
+        self,
+        rows: Tensor,
+        known: Array,
+        agent: Array | None,
+        shape: tuple[int, ...],
+        *,
+        terminated: Tensor,
+        truncated: Tensor,
+        valid: Tensor,
+        next_obs: Tensor | None,
+        mu: Array | None,
+    ) -> Batch:
+        columns = self.rows.columns
+        obs, act = columns.view(rows, "obs", shape), columns.view(rows, "act", shape)
         if self.spec.n_obs is not None:
             obs, next_obs = obs.long(), None if next_obs is None else next_obs.long()
-        number = known[..., 0].copy() if self.numbers is None else self.numbers[known[..., 0]]
+        episode = known[..., EPISODE]
         return Batch(
             obs=obs,
-            act=act.squeeze(-1).long() if self.spec.discrete else act,
-            rew=now[..., columns.at("rew")],
+            act=act.long() if self.spec.discrete else act,
+            rew=columns.view(rows, "rew", shape),
             terminated=terminated,
             truncated=truncated,
             valid=valid,
-            episode=torch.from_numpy(number),
-            step=torch.from_numpy(known[..., 1].copy()),
-            agent=torch.from_numpy(agent),
+            episode=torch.from_numpy(episode if self.numbers is None else self.numbers[episode]),
+            step=torch.from_numpy(known[..., STEP]),
+            agent=torch.from_numpy(np.zeros(episode.shape, np.int64) if agent is None else agent),
             next_obs=next_obs,
-            logp=now[..., columns.at("logp")] if columns.logp else None,
-            alive=now[..., columns.at("alive")] > 0 if columns.alive else None,
-            mu=self._mu(episode, step, length, valid),
+            logp=columns.view(rows, "logp", shape) if "logp" in columns.first else None,
+            alive=columns.view(rows, "alive", shape) > 0 if "alive" in columns.first else None,
+            mu=None if mu is None else torch.from_numpy(mu),
         )
 
-    def _mu(self, episode: Array, step: Array, length: int, valid: Tensor) -> Tensor | None:
-        if self.mu is None:
-            return None
-        steps = self.index.starts[episode][:, None] + step[:, None] + np.arange(length)
-        found = self.mu[np.minimum(steps, self.index.n_steps - 1)]  # [K * B, T, O]
-        return torch.from_numpy(found).view(*valid.shape, -1) * valid[..., None]
 
-
-def draw(rngs: Rngs, counts: int, batch_size: int, slabs: int) -> tuple[Array, Array]:
-    """Uniform rows in [0, counts) and first agents in [0, slabs), one generator per seed: [K, B]
-    each.
-    """
-    rows = np.empty((len(rngs), batch_size), np.int64)
-    agent = np.zeros((len(rngs), batch_size), np.int64)
-    for k, rng in enumerate(rngs):
-        rows[k] = rng.integers(counts, size=batch_size)
-        if slabs > 1:
-            agent[k] = rng.integers(slabs, size=batch_size)
-    return rows, agent
+def draw(rngs: Rngs, count: int, batch_size: int) -> Array:
+    """Uniform integers in [0, count), one generator per seed: [K, B] int64."""
+    if len(rngs) == 1:
+        return rngs[0].integers(count, size=(1, batch_size))
+    return np.stack([rng.integers(count, size=batch_size) for rng in rngs])
