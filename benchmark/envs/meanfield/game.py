@@ -22,23 +22,22 @@ if TYPE_CHECKING:
 MAX_AGENTS = r"[1-9]\d{0,6}"  # N in a task's name: 1 .. 9,999,999, one way to write each
 
 
-def categorical(probabilities: Array, rows: Array | int, rng: np.random.Generator) -> Array:
-    """One draw per row from the table probabilities [R, O]: rows [N] -> [N] int64."""
+def categorical(probabilities: Array, rows: Array, noise: Array) -> Array:
+    """One outcome per row of the table probabilities [R, O]: rows, uniform noise [...] -> [...]."""
     n_rows, n_outcomes = probabilities.shape
-    rows = np.asarray(rows)
-    if n_outcomes == 1:
-        return np.zeros(rows.shape, np.int64)
     # Row r occupies [r, r + 1) of one increasing sequence, so that a single search serves all rows.
     edges = np.cumsum(probabilities, axis=1)[:, :-1]  # [R, O - 1]
     edges = np.arange(n_rows)[:, None] + np.minimum(edges, 1.0)
-    found = np.searchsorted(edges.ravel(), rows + rng.random(rows.shape), side="right")
+    found = np.searchsorted(edges.ravel(), rows + noise, side="right")
     return np.clip(found - rows * (n_outcomes - 1), 0, n_outcomes - 1)
 
 
 def joint(obs: Array, act: Array, n_obs: int, n_actions: int) -> Array:
-    """Empirical xi[o, a] of one population: obs [N], act [N] -> [O, A]."""
-    counts = np.bincount(obs * n_actions + act, minlength=n_obs * n_actions)
-    return counts.reshape(n_obs, n_actions) / len(obs)
+    """Empirical xi[e, o, a] of each population: obs, act [E, N] -> [E, O, A]."""
+    n_envs, n_agents = obs.shape
+    rows = (np.arange(n_envs)[:, None] * n_obs + obs) * n_actions + act
+    counts = np.bincount(rows.ravel(), minlength=n_envs * n_obs * n_actions)
+    return counts.reshape(n_envs, n_obs, n_actions) / n_agents
 
 
 def check_actions(spec: TaskSpec, act: Array, n_envs: int) -> None:
@@ -63,39 +62,46 @@ class PopulationEnv:
 
     def __init__(self, spec: TaskSpec, model: GameModel) -> None:
         self.spec, self.model = spec, model
-        self.obs: list[Array] = []  # per episode [N] int64
+        self.obs = np.zeros((0, spec.n_agents), np.int64)  # [E, N]
         self.rngs: list[np.random.Generator] = []
         self.t = 0
 
     def reset(self, seeds: Sequence[int]) -> Array:
         """Independent initial observations from mu0: [E, N, 1] int64."""
-        rows = np.zeros(self.spec.n_agents, np.int64)
         self.t = 0
         # A stream apart: a policy that is seeded with the same number must not see the same draws.
         self.rngs = [np.random.default_rng([seed, 0xE17]) for seed in seeds]
-        self.obs = [categorical(self.model.mu0[None], rows, rng) for rng in self.rngs]
-        return self._observe()
+        rows = np.zeros((len(seeds), self.spec.n_agents), np.int64)
+        self.obs = self._draw([self.model.mu0[None]] * len(seeds), rows)
+        return self.obs[:, :, None].copy()
 
     def step(self, act: Array) -> Step:
         """act: [E, N] integers. Rewards [E, N] are paid on the population before anyone moves."""
-        n_envs, n_actions = len(self.obs), self.model.n_actions
+        n_envs, model = len(self.obs), self.model
         if not n_envs or self.t >= self.spec.horizon:
             raise UserError(f"{self.spec.id}: step without a running episode; call reset first.")
         act = np.asarray(act)
         check_actions(self.spec, act, n_envs)
-        rew = np.empty(act.shape)  # [E, N]
-        for e, (obs, rng) in enumerate(zip(self.obs, self.rngs, strict=True)):
-            xi = joint(obs, act[e], self.model.n_obs, n_actions)
-            rew[e] = self.model.reward(self.t, xi)[obs, act[e]]
-            kernel = self.model.kernel(self.t, xi)  # [O, A, O]
-            rows = obs * n_actions + act[e]
-            self.obs[e] = categorical(kernel.reshape(-1, self.model.n_obs), rows, rng)
+        xi = joint(self.obs, act, model.n_obs, model.n_actions)
+        rewards = np.stack([model.reward(self.t, x) for x in xi])  # [E, O, A]
+        rew = rewards[np.arange(n_envs)[:, None], self.obs, act]  # [E, N]
+        kernels = [model.kernel(self.t, x) for x in xi]
+        self.obs = self._draw(kernels, self.obs * model.n_actions + act)
         self.t += 1
         ended = np.full(n_envs, self.t == self.spec.horizon)
-        return Step(self._observe(), rew, np.zeros(n_envs, bool), ended)
+        return Step(self.obs[:, :, None].copy(), rew, np.zeros(n_envs, bool), ended)
 
-    def _observe(self) -> Array:
-        return np.stack(self.obs)[:, :, None]  # [E, N, 1]
+    def _draw(self, tables: Sequence[Array], rows: Array) -> Array:
+        """Next observations: a table [..., O] per episode, rows [E, N] of it -> [E, N] int64."""
+        n_obs = self.model.n_obs
+        if n_obs == 1:
+            return np.zeros(rows.shape, np.int64)
+        noise = np.stack([rng.random(rows.shape[1]) for rng in self.rngs])  # [E, N]
+        first = tables[0]
+        if all(table is first for table in tables):  # a kernel that ignores the population
+            return categorical(first.reshape(-1, n_obs), rows, noise)
+        each = zip(tables, rows, noise, strict=True)
+        return np.stack([categorical(t.reshape(-1, n_obs), r, u) for t, r, u in each])
 
 
 class TablePolicy:
@@ -114,7 +120,8 @@ class TablePolicy:
         """obs [E, N, 1] int -> [E, N] int64."""
         if deterministic:
             return self.table[t].argmax(-1)[obs[..., 0]]
-        return categorical(self.table[t], obs[..., 0], self.rng)
+        rows = obs[..., 0]
+        return categorical(self.table[t], rows, self.rng.random(rows.shape))
 
 
 class MeanFieldTask(Task):
