@@ -23,7 +23,7 @@ _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 
 
 def flatten(state: Any, prefix: str = "") -> tuple[Any, dict[str, torch.Tensor]]:
-    """Split nested dicts and lists into a JSON tree and named tensors. Raises TypeError for any
+    """Split nested dicts and lists into a JSON tree and named tensors. Raises UserError for any
     other object.
     """
     tensors: dict[str, torch.Tensor] = {}
@@ -49,8 +49,9 @@ def flatten(state: Any, prefix: str = "") -> tuple[Any, dict[str, torch.Tensor]]
         return tree, tensors
     if state is None or isinstance(state, (bool, int, float, str)):
         return state, tensors
-    raise TypeError(
-        f"{prefix or 'state'} is a {type(state).__name__}; expected tensors and JSON values"
+    raise UserError(
+        f"the state holds {prefix or 'itself'}, a {type(state).__name__}; state_dict is expected to"
+        " return nested dicts of tensors and JSON values."
     )
 
 

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import itertools
 import resource
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -65,7 +66,9 @@ def plan(
     chosen = tuple(protocol.seeds() if seeds is None else seeds)
     if len(set(chosen)) != len(chosen) or not chosen:
         raise UserError(f"option SEEDS: found {list(chosen)}, expected different whole numbers.")
-    groups = [chosen[i : i + protocol.group] for i in range(0, len(chosen), protocol.group)]
+    # A group pays only where one update serves all of its seeds; else a seed is a run of its own.
+    size = protocol.group if cls.stacks_seeds else 1
+    groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
     chosen_steps = default_steps if steps is None else steps
     return [
         Run(
@@ -113,7 +116,7 @@ def execute(
     """
     torch.set_num_threads(THREADS)
     progress = progress or Progress()
-    with _only_process(run.where):
+    with only_process(run.where):
         finished = find_records(run, [records])
         if finished:
             return finished
@@ -126,7 +129,7 @@ def execute(
 
 
 @contextlib.contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
+def only_process(folder: Path, patience: float = 10.0) -> Iterator[None]:
     """One process per run folder, and no left-overs of killed writers in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,12 +137,17 @@ def _only_process(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise files.write_error(folder, error) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"another process is working on {folder}; wait for it or end it."
-            ) from error
+        deadline = time.monotonic() + patience  # a killed parent's children need a moment to end
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"another process is working on {folder}; wait for it or end it."
+                    ) from error
+                time.sleep(0.1)
         for left_over in folder.glob(files.TEMPORARY + "*"):
             left_over.unlink(missing_ok=True)
         yield

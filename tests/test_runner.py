@@ -1,0 +1,254 @@
+"""Runs: resume with equal bits, groups, failures, records; in this process, on toy data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import algorithms
+from benchmark import checkpoint, record, registry, runner
+from benchmark.algorithm import Algorithm, Variant
+from benchmark.checks.fixtures import toy_dataset
+from benchmark.errors import UserError
+from benchmark.protocol import PROTOCOLS
+from benchmark.train import Interrupted, Progress, Run, Trainer
+
+PLUGIN = str(Path(__file__).parent / "plugins" / "plain_net.py")
+TASK = "meanfield/squeeze-n16-v1"
+
+
+def make_run(folder: Path, row: str = "plain_net", seeds=(0, 1), steps: int = 30, **kw: Any) -> Run:
+    cls, _, variant = algorithms.registry((PLUGIN,)).row(row)
+    task = registry.task(TASK)
+    data = toy_dataset(task.spec, n_episodes=20, seed=0)
+    data.content_sha256 = "toy"
+    protocol = dataclasses.replace(PROTOCOLS["smoke"], group=len(seeds))
+    runs = runner.plan(
+        row, cls, variant, task, data, protocol, folder, seeds=seeds, steps=steps, **kw
+    )
+    return runs[0] if cls.stacks_seeds else dataclasses.replace(runs[0], seeds=tuple(seeds))
+
+
+def final(run: Run) -> dict[str, Any]:
+    path = checkpoint.latest(run.where)
+    assert path is not None
+    return checkpoint.load(path)
+
+
+def same(a: Any, b: Any, path: str = "") -> list[str]:
+    """Paths at which two states differ, bit by bit; times apart."""
+    if isinstance(a, dict) and isinstance(b, dict) and set(a) == set(b):
+        keys = [key for key in a if key != "train_seconds"]
+        return [p for key in keys for p in same(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [p for i in range(len(a)) for p in same(a[i], b[i], f"{path}/{i}")]
+    if isinstance(a, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
+    return [] if a == b else [path]
+
+
+class StopAt(Progress):
+    """Interrupts the run at a log point, as Ctrl-C would."""
+
+    def __init__(self, step: int) -> None:
+        def train(at: int, losses: dict[str, float]) -> None:
+            if at == step:
+                raise KeyboardInterrupt
+
+        super().__init__(train=train)
+
+
+@pytest.mark.parametrize("row", ["plain_net", "bc"])
+def test_interrupted_run_goes_on_with_equal_bits(tmp_path: Path, row: str) -> None:
+    whole = make_run(tmp_path / "a", row)
+    expected = runner.execute(whole, tmp_path / "ra")
+    broken = make_run(tmp_path / "b", row)
+    for stop in (7, 19):
+        with pytest.raises(Interrupted, match="same command goes on"):
+            runner.execute(broken, tmp_path / "rb", progress=StopAt(stop))
+    assert record.read_all([tmp_path / "rb"]) == []
+    got = runner.execute(broken, tmp_path / "rb")
+    assert same(final(whole), final(broken)) == []
+    assert [r.returns for r in got] == [r.returns for r in expected]
+    assert [r.curve for r in got] == [r.curve for r in expected]
+    assert expected[0].returns != expected[1].returns
+
+
+@pytest.mark.parametrize("row", ["plain_net", "bc"])
+@pytest.mark.parametrize("lost", ["weights", "optimiser", "rngs", "global", "step"])
+def test_resume_that_loses_a_part_is_noticed(tmp_path: Path, row: str, lost: str) -> None:
+    """Negative controls: without them the comparison above would prove nothing."""
+    if (row, lost) == ("bc", "global"):
+        pytest.skip("bc draws from generators of its own")
+    whole = make_run(tmp_path / "a", row)
+    runner.execute(whole, tmp_path / "ra")
+    broken = make_run(tmp_path / "b", row)
+    with pytest.raises(Interrupted):
+        runner.execute(broken, tmp_path / "rb", progress=StopAt(17))
+    fresh = Trainer(broken, (), 30.0, Progress()).state()
+    path = checkpoint.latest(broken.where)
+    assert path is not None
+    state = checkpoint.load(path)
+    if lost in ("rngs", "step"):
+        state[lost] = fresh[lost]
+    elif lost == "global":
+        for seed in state["group"]:
+            state["group"][seed]["stream"] = fresh["group"][seed]["stream"]
+    else:
+        forget(state["group"], fresh["group"], lost)
+    checkpoint.save(path, state)
+    runner.execute(broken, tmp_path / "rb")
+    assert same(final(whole), final(broken)) != []
+
+
+def forget(state: Any, fresh: Any, what: str) -> None:
+    """Put the fresh value of the weights, or of the optimiser's moments, back into a state."""
+    for key, value in state.items():
+        is_optimiser = "optim" in str(key) or "adam" in str(key)
+        if isinstance(value, dict) and not (is_optimiser and what == "optimiser"):
+            if not (is_optimiser and what == "weights"):
+                forget(value, fresh.get(key, {}), what)
+        elif is_optimiser == (what == "optimiser"):
+            state[key] = fresh[key]
+
+
+def test_seed_in_a_group_equals_the_seed_alone(tmp_path: Path) -> None:
+    for row in ("plain_net", "bc"):
+        both = runner.execute(make_run(tmp_path / "a", row, (0, 1)), tmp_path / row / "a")
+        alone = runner.execute(make_run(tmp_path / "b", row, (1,)), tmp_path / row / "b")
+        assert both[1].returns == alone[0].returns
+        assert both[1].curve == alone[0].curve
+
+
+def test_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    first = runner.execute(run, tmp_path / "r")
+
+    def never(step: int, losses: dict[str, float]) -> None:
+        raise AssertionError("it trained again")
+
+    assert runner.execute(run, tmp_path / "r", progress=Progress(train=never)) == first
+    for path in (tmp_path / "r").rglob("*.json"):
+        path.unlink()
+    again = runner.execute(run, tmp_path / "r", progress=Progress(train=never))
+    assert [r.returns for r in again] == [r.returns for r in first]
+
+
+def test_record_round_trips_and_refuses_damage(tmp_path: Path) -> None:
+    made = runner.execute(make_run(tmp_path / "a"), tmp_path / "r")[0]
+    text = record.to_json(made)
+    assert record.parse(text) == made
+    for old, new in [
+        ('"seed": 0', '"seed": true'),
+        ('"steps": 30', '"steps": 30, "steps": 31'),
+        ('"level": 0', '"level": 0, "extra": 1'),
+        ('"schema": 1', '"schema": 2'),
+        ('"track": "offline"', '"track": "best"'),
+    ]:
+        assert old in text
+        with pytest.raises(UserError, match=r"r\.json"):
+            record.parse(text.replace(old, new, 1), "r.json")
+    number = str(made.team_returns[0])
+    with pytest.raises(UserError, match="not a finite number"):
+        record.parse(text.replace(number, "NaN", 1), "r.json")
+
+
+class Breaks(Algorithm):
+    """Misbehaves as its config says."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        how: str = ""
+        batch_size: int = 4
+
+    paper = "none"
+    variants = {"default": Variant(steps={"smoke": 5})}  # noqa: RUF012
+
+    def update(self, batch):
+        if self.config.how == "raise":
+            raise ValueError("boom")
+        bad = self.config.how == "nan" and self.seeds[0] == 1
+        return {"loss": torch.tensor(float("nan") if bad else 1.0)}
+
+    def act(self, obs, alive, mask, t, deterministic):
+        shape = obs.shape[:2] if self.config.how != "shape" else (1, 2)
+        return np.full(shape, 99 if self.config.how == "range" else 1)
+
+    def state_dict(self):
+        return {"x": object()} if self.config.how == "state" else {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def breaking(folder: Path, how: str) -> Run:
+    task = registry.task(TASK)
+    data = toy_dataset(task.spec, n_episodes=5, seed=0)
+    data.content_sha256 = "toy"
+    (run,) = runner.plan(
+        "breaks", Breaks, Breaks.variants["default"], task, data, PROTOCOLS["smoke"], folder,
+        seeds=(0,), overrides={"how": how},
+    )  # fmt: skip
+    return dataclasses.replace(run, seeds=(0, 1))
+
+
+def test_seed_that_turns_non_finite_fails_and_the_others_go_on(tmp_path: Path) -> None:
+    good, bad = runner.execute(breaking(tmp_path, "nan"), tmp_path / "r")
+    assert not good.failed
+    assert bad.failed
+    assert bad.reason == "loss was not finite at step 1"
+    assert bad.team_returns == []
+    assert len(good.team_returns) == 4
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "breaks: update raised ValueError: boom"),
+        ("shape", r"act returned shape \(2, 1, 2\), expected \(2, 4, 16\)"),
+        ("range", "act returned action 99, expected 0 to 9"),
+        ("state", "group/0/member/x, a object; state_dict is expected to"),
+    ],
+)
+def test_plugin_that_misbehaves_is_named_in_one_sentence(tmp_path, how: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        runner.execute(breaking(tmp_path, how), tmp_path / "r")
+    assert record.read_all([tmp_path / "r"]) == []
+
+
+def test_second_process_on_one_run_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with (
+        runner.only_process(run.where),
+        pytest.raises(UserError, match="another process"),
+        runner.only_process(run.where, patience=0.1),
+    ):
+        pass
+
+
+def test_required_property_is_asked_for(tmp_path: Path) -> None:
+    cls, _, variant = algorithms.registry().row("matd3bc")
+    task = registry.task(TASK)
+    with pytest.raises(UserError, match="requires a task that is continuous"):
+        runner.plan("matd3bc", cls, variant, task, None, PROTOCOLS["smoke"], tmp_path)
+
+
+def test_trained_policy_loads_from_its_checkpoint(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "bc")
+    runner.execute(run, tmp_path / "r")
+    path = checkpoint.latest(run.where)
+    assert path is not None
+    policy = algorithms.load(path, seed=1)
+    policy.begin(3, 5)
+    act = policy.act(np.zeros((3, 16, 1), np.int64), deterministic=False)
+    assert act.shape == (3, 16)
+    with pytest.raises(UserError, match="has no seed 7"):
+        algorithms.load(path, seed=7)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="damaged"):
+        algorithms.load(path)
