@@ -8,7 +8,7 @@ import pytest
 from benchmark import registry
 from benchmark.checks import CheckFailed, name_of, run_check, run_checks
 from benchmark.checks import task as task_checks
-from benchmark.checks.task import CHECKS, Subject, check_task, subject
+from benchmark.checks.task import CHECKS, check_task, few, many
 from benchmark.envs.meanfield.beach_bar import BeachBarModel
 from benchmark.envs.meanfield.game import MeanFieldTask, PopulationEnv
 from benchmark.envs.parallel import ArrayParallelEnv
@@ -239,7 +239,7 @@ BROKEN = {
 def test_a_broken_task_makes_its_check_red(name, task, message):
     check = next(check for check in CHECKS if name_of(check) == name)
     with pytest.raises(CheckFailed, match=message):
-        check(Subject(task, task, task))
+        check(task)
 
 
 def test_every_check_has_a_task_that_breaks_it():
@@ -248,16 +248,16 @@ def test_every_check_has_a_task_that_breaks_it():
 
 # ------------------------------------------------------------------------------------- subjects
 def test_members_with_few_and_many_agents_stand_in_for_a_huge_one():
-    found = subject(registry.task("meanfield/squeeze-n1000000-v1"))
-    assert found.small.spec.id == "meanfield/squeeze-n16-v1"
-    assert found.large.spec.id == "meanfield/squeeze-n20000-v1"
-    note = task_checks.check_pettingzoo_api(found)
-    assert note == "on meanfield/squeeze-n16-v1"
+    task = registry.task("meanfield/squeeze-n1000000-v1")
+    assert few(task).spec.id == "meanfield/squeeze-n16-v1"
+    assert many(task).spec.id == "meanfield/squeeze-n20000-v1"
+    assert task_checks.check_pettingzoo_api(task) == "on meanfield/squeeze-n16-v1"
 
 
-def test_a_small_task_is_checked_itself():
-    task = registry.task("meanfield/squeeze-n4-v1")
-    assert subject(task).small is task
+def test_a_small_task_and_one_without_a_family_are_checked_themselves():
+    for task in (registry.task("meanfield/squeeze-n4-v1"), Continuous()):
+        assert few(task) is task
+    assert many(Continuous()).spec.id == "test/push-v1"
 
 
 # ------------------------------------------------------------------------------------ framework

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,43 +16,40 @@ from benchmark.errors import UserError
 from benchmark.reference import UniformPolicy, team_returns
 from benchmark.task import Array, Reference, Task, reference_path
 
-SMALL, LARGE = 16, 20_000  # agents of the family members for dictionary and for limit checks
+FEW, MANY = 16, 20_000  # agents of the family's members that dictionaries and limits are checked on
 SEEDS = (11, 12, 13)
 ID = re.compile(r"[a-z0-9-]+/[a-z0-9-]+-v\d+")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A task, and members of its family with few and with many agents (itself where none are)."""
-
-    task: Task
-    small: Task
-    large: Task
+def few(task: Task) -> Task:
+    """The task, or the member of its family with FEW agents where it has more."""
+    return task if task.spec.n_agents <= FEW else member(task, FEW)
 
 
-def subject(task: Task) -> Subject:
-    """Find the members with SMALL and LARGE agents by name: ...-n1000-v1 -> ...-n16-v1."""
+def many(task: Task) -> Task:
+    """The task, or the member of its family with MANY agents where it is far from that."""
+    return task if 5_000 <= task.spec.n_agents <= 50_000 else member(task, MANY)
+
+
+def member(task: Task, n_agents: int) -> Task:
+    """The same game with another N, by its name: ...-n1000-v1 -> ...-n16-v1; itself where none."""
     from benchmark import registry
 
-    found = {}
-    for n_agents in (SMALL, LARGE):
-        name = re.sub(r"-n\d+(?=-)", f"-n{n_agents}", task.spec.id, count=1)
-        found[n_agents] = task
-        if name != task.spec.id:
-            with contextlib.suppress(UserError):
-                found[n_agents] = registry.task(name)
-    few = task.spec.n_agents <= SMALL
-    return Subject(task, task if few else found[SMALL], found[LARGE])
+    name = re.sub(r"-n\d+(?=-)", f"-n{n_agents}", task.spec.id, count=1)
+    if name != task.spec.id:
+        with contextlib.suppress(UserError):
+            return registry.task(name)
+    return task
 
 
 def check_task(task: Task, expected: Mapping[str, str] | None = None) -> list[Result]:
     """Run all of CHECKS on a task; `expected`: names of checks that must fail -> the reason."""
-    return run_checks(CHECKS, subject(task), expected)
+    return run_checks(CHECKS, task, expected)
 
 
 # ------------------------------------------------------------------------------------ interface
-def check_spec(subject: Subject) -> None:
-    spec = subject.task.spec
+def check_spec(task: Task) -> None:
+    spec = task.spec
     if not ID.fullmatch(spec.id):
         raise CheckFailed(f"id {spec.id!r} is not namespace/name-vN; rename the task")
     if spec.horizon < 1 or spec.n_agents < 1:
@@ -75,13 +71,13 @@ def check_spec(subject: Subject) -> None:
             f"team_return is {spec.team_return!r}; use mean, sum or one of agent_0 to"
             f" agent_{spec.n_agents - 1}"
         )
-    if spec.metric == "exploitability" and subject.task.model() is None:
+    if spec.metric == "exploitability" and task.model() is None:
         raise CheckFailed("metric is exploitability but model() is None; return a GameModel")
 
 
-def check_arrays(subject: Subject) -> None:
+def check_arrays(task: Task) -> None:
     """obs [E, N, D] and rewards [E, N] of the promised types and ranges."""
-    spec, trace = subject.task.spec, record(subject.task, SEEDS[:2])
+    spec, trace = task.spec, record(task, SEEDS[:2])
     for obs in trace.obs:
         shape = (2, spec.n_agents, spec.obs_dim)
         kind = np.dtype(np.int64 if spec.finite else np.float32)
@@ -105,21 +101,23 @@ def check_arrays(subject: Subject) -> None:
             raise CheckFailed("a reward is not finite; mend step")
 
 
-def check_pettingzoo_api(subject: Subject) -> str:
+def check_pettingzoo_api(task: Task) -> str:
     """PettingZoo's own parallel_api_test; its warnings are failures here."""
-    released_test("parallel_api_test", subject.small.parallel_env())
-    return _where(subject.small)
+    task = few(task)
+    released_test("parallel_api_test", task.parallel_env())
+    return _where(task)
 
 
-def check_pettingzoo_seed(subject: Subject) -> str:
+def check_pettingzoo_seed(task: Task) -> str:
     """PettingZoo's own parallel_seed_test; it looks at one step, `check_determinism` at all."""
-    released_test("parallel_seed_test", subject.small.parallel_env)
-    return _where(subject.small)
+    task = few(task)
+    released_test("parallel_seed_test", task.parallel_env)
+    return _where(task)
 
 
-def check_determinism(subject: Subject) -> str:
+def check_determinism(task: Task) -> str:
     """Whole episodes repeat under the same seed, whatever was played before in the same object."""
-    task = subject.small
+    task = few(task)
     acts = record(task, SEEDS).act
     env, again = task.parallel_env(), task.parallel_env()
     first = {seed: replay(task, env, seed, [a[e] for a in acts]) for e, seed in enumerate(SEEDS)}
@@ -133,9 +131,9 @@ def check_determinism(subject: Subject) -> str:
     return _where(task)
 
 
-def check_parallel_equals_arrays(subject: Subject) -> str:
+def check_parallel_equals_arrays(task: Task) -> str:
     """The PettingZoo and the array environment are one game: same seeds and actions, same steps."""
-    task = subject.small
+    task = few(task)
     trace = record(task, SEEDS)
     for e, seed in enumerate(SEEDS):
         compare(
@@ -147,9 +145,9 @@ def check_parallel_equals_arrays(subject: Subject) -> str:
     return _where(task)
 
 
-def check_independence(subject: Subject) -> str:
+def check_independence(task: Task) -> str:
     """An episode is the same alone and among others, in any order."""
-    task = subject.small
+    task = few(task)
     trace = record(task, SEEDS)
     backwards = record(task, SEEDS[::-1], [a[::-1] for a in trace.act])
     advice = "give each episode its own generator, and never mix episodes in one computation"
@@ -162,9 +160,9 @@ def check_independence(subject: Subject) -> str:
     return _where(task)
 
 
-def check_horizon(subject: Subject) -> None:
+def check_horizon(task: Task) -> None:
     """The time limit is spec.horizon, and it truncates rather than terminates."""
-    horizon, trace = subject.task.spec.horizon, record(subject.task, SEEDS[:2])
+    horizon, trace = task.spec.horizon, record(task, SEEDS[:2])
     terminated, truncated = np.array(trace.terminated), np.array(trace.truncated)  # [T, E]
     for e in range(2):
         if truncated[:-1, e].any() or (len(truncated) < horizon and truncated[-1, e]):
@@ -180,9 +178,9 @@ def check_horizon(subject: Subject) -> None:
         )
 
 
-def check_actions_out_of_range(subject: Subject) -> str:
+def check_actions_out_of_range(task: Task) -> str:
     """Discrete: refused with a sentence that names the agent and the value. Continuous: clipped."""
-    task = subject.small
+    task = few(task)
     act = record(task, SEEDS[:1]).act[0]  # [1, N] or [1, N, A]
     agent = task.spec.n_agents - 1
     if not task.spec.discrete:
@@ -219,9 +217,8 @@ def check_actions_out_of_range(subject: Subject) -> str:
 
 
 # ---------------------------------------------------------------------------------- references
-def check_reference(subject: Subject) -> None:
+def check_reference(task: Task) -> None:
     """A committed reference with a gap that its standard errors resolve."""
-    task = subject.task
     reference = _reference(task)
     if reference.task != task.spec.id:
         raise CheckFailed(
@@ -238,9 +235,9 @@ def check_reference(subject: Subject) -> None:
             )
 
 
-def check_reference_repeats(subject: Subject) -> None:
+def check_reference_repeats(task: Task) -> None:
     """Uniform play and the expert still earn what the reference says: nothing changed since."""
-    task, reference = subject.task, _reference(subject.task)
+    reference = _reference(task)
     seeds = range(1_000_000, 1_000_020)
     ends = (
         ("random", UniformPolicy(task.spec), reference.random, reference.random_sem),
@@ -259,9 +256,9 @@ def check_reference_repeats(subject: Subject) -> None:
 
 
 # ------------------------------------------------------------------------------- exact model
-def check_model(subject: Subject) -> str | None:
+def check_model(task: Task) -> str | None:
     """Sizes as in the spec; mu0, kernels and the solution are distributions; rewards are finite."""
-    spec, model = subject.task.spec, subject.task.model()
+    spec, model = task.spec, task.model()
     if model is None:
         return "no exact model"
     own = (model.n_obs, model.n_actions, model.horizon)
@@ -287,14 +284,15 @@ def check_model(subject: Subject) -> str | None:
     return None
 
 
-def check_limit(subject: Subject) -> str:
+def check_limit(task: Task) -> str:
     """With many agents the game is its model: populations near the flow, returns near the value."""
-    task, model = subject.large, subject.large.model()
+    task = many(task)
+    model = task.model()
     if model is None:
         return "no exact model"
     spec, seeds = task.spec, range(SEEDS[0], SEEDS[0] + 4)
     if spec.n_agents < 1_000:
-        return f"does not apply: no member of the family has {LARGE} agents"
+        return f"does not apply: no member of the family has {MANY} agents"
     policies = {"uniform play": uniform_policy(model), "solve()": model.solve()}
     values = {name: policy_value(model, pi) for name, pi in policies.items()}
     tolerance = 0.05 * abs(values["solve()"] - values["uniform play"])
