@@ -183,6 +183,7 @@ class MFDiffuser(Algorithm):
         )
         self.state_width = self.n_obs if self.n_obs > 1 else 0  # a single state is no information
         self.dim = self.horizon * (self.state_width + self.n_actions)
+        self.step = 0
         self.generator = torch.Generator(device).manual_seed(seeds[0])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds[0])
@@ -236,7 +237,7 @@ class MFDiffuser(Algorithm):
         return steps.flatten(2).float() * 2 - 1
 
     def decode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """States and actions [P, H, N] of particles [P, N, D]: the largest channel of each block."""
+        """States and actions [P, H, N] of particles [P, N, D]: the largest of each block."""
         steps = x.unflatten(2, (self.horizon, -1)).transpose(1, 2)  # [P, H, N, O + A]
         act = steps[..., self.state_width :].argmax(-1)
         if not self.state_width:
@@ -256,9 +257,9 @@ class MFDiffuser(Algorithm):
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
-        torch._foreach_lerp_(
-            list(self.ema.parameters()), list(self.net.parameters()), 1 - self.config.ema
-        )
+        self.step += 1
+        decay = min(self.config.ema, self.step / (self.step + 9))  # forgets the initial weights
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - decay)
         return {"loss": loss.detach()}
 
     @torch.no_grad()
@@ -360,7 +361,7 @@ class MFDiffuser(Algorithm):
     @torch.no_grad()
     def respond(self, state: Array, t: int) -> Array:
         """Action law [E, N, A] of the distilled policy for a population in states [E, N] (E7)."""
-        mu = nn.functional.one_hot(torch.as_tensor(state), self.n_obs).float().mean(1)  # [E, O]
+        mu = nn.functional.one_hot(torch.tensor(state.copy()), self.n_obs).float().mean(1)  # [E, O]
         mu = mu[:, None].expand(-1, self.n_obs, -1).to(self.device)  # [E, O, O]
         s = torch.arange(self.n_obs, device=self.device).expand(mu.shape[:2])
         law = self.head(torch.full_like(s, t), s, mu).softmax(-1).cpu().numpy()  # [E, O, A]
@@ -376,6 +377,7 @@ class MFDiffuser(Algorithm):
             "head": self.head.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
+            "step": self.step,
             "table": self.table,
         }
 
@@ -385,6 +387,7 @@ class MFDiffuser(Algorithm):
         self.head.load_state_dict(state["head"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
+        self.step = state["step"]
         self.table = state["table"].to(self.device)
 
     def cost(self) -> dict[str, float]:

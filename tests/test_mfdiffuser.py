@@ -1,0 +1,328 @@
+"""MF-Diffuser: weights and tilted law, coding, policies, resume, and that weighting pays."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from algorithms.mfdiffuser import MFDiffuser, MFDiffuserConfig, denoising_loss, value_weights
+from algorithms.nn.diffusion import alpha_bar
+from benchmark import registry
+from benchmark.batch import Batch, Rngs
+from benchmark.errors import UserError
+from benchmark.task import Array, TaskSpec
+
+torch.set_num_threads(1)  # the networks here are too small to share
+
+TINY = MFDiffuserConfig(
+    width=32, blocks=1, batch_size=8, agents=8, sampler_steps=8, table_agents=512, lr=3e-3
+)
+
+
+class Populations:
+    """An in-memory data set of whole episodes: obs and act [E, H, N], returns [E, N]."""
+
+    id = "test/populations/tiny-v1"
+
+    def __init__(self, spec: TaskSpec, obs: Array, act: Array, returns: Array) -> None:
+        self.spec, self.episodes, self.actions, self.returns = spec, obs, act, returns
+        horizon, agents = act.shape[1:]
+        self.starts = np.arange(len(act) + 1) * horizon
+        self.obs, self.act = obs.reshape(-1, agents, 1), act.reshape(-1, agents)
+
+    def windows(
+        self, rngs: Rngs, batch_size: int, length: int, *, agents: int, align: bool
+    ) -> Batch:
+        assert align
+        assert length == self.spec.horizon
+        assert len(rngs) == 1
+        episode = rngs[0].integers(0, len(self.actions), batch_size)
+        first = rngs[0].integers(0, self.spec.n_agents - agents + 1, batch_size)
+        rows = (episode[:, None], slice(None), first[:, None] + np.arange(agents))
+        obs, act = (
+            torch.as_tensor(x[rows]).transpose(1, 2)[None] for x in (self.episodes, self.actions)
+        )
+        rew, flag = torch.zeros(act.shape), torch.zeros(act.shape[:3])
+        return Batch(
+            obs=obs[..., None],
+            act=act,
+            rew=rew,
+            terminated=flag,
+            truncated=flag,
+            valid=flag == 0,
+            episode=torch.as_tensor(episode)[None],
+            step=torch.zeros(1, batch_size, dtype=torch.int64),
+            agent=torch.as_tensor(first)[None],
+        )
+
+
+def squeeze(episodes: int = 100, agents: int = 64) -> Populations:
+    """A behaviour policy per episode, from greedy for small actions to uniform."""
+    task = registry.task(f"meanfield/squeeze-n{agents}-v1")
+    rng = np.random.default_rng(2_000)
+    logits = -rng.uniform(0, 1, (episodes, 1)) * np.arange(10) + rng.normal(size=(episodes, 10))
+    law = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    act = np.stack([rng.choice(10, (1, agents), p=p) for p in law])  # [E, 1, N]
+    returns = np.repeat(squeeze_reward(act.mean((1, 2)))[:, None], agents, 1)
+    return Populations(task.spec, np.zeros_like(act), act, returns)
+
+
+def squeeze_reward(mean: Array) -> Array:
+    """Share of the optimum: the maths of `benchmark/envs/meanfield/squeeze.py`, vectorised."""
+    return mean * np.exp(-(((mean - 1) / 0.5) ** 2)) / 1.0576
+
+
+def beach(episodes: int = 12, agents: int = 32) -> Populations:
+    """Random walks on the beach: right where the place is even, left where it is odd."""
+    spec = registry.task(f"meanfield/beach-bar-n{agents}-v1").spec
+    rng = np.random.default_rng(2_000)
+    obs = np.empty((episodes, spec.horizon, agents), np.int64)
+    obs[:, 0] = rng.integers(0, 10, (episodes, agents))
+    act = np.empty_like(obs)
+    for t in range(spec.horizon):
+        act[:, t] = np.where(obs[:, t] % 2 == 0, 2, 0)
+        if t + 1 < spec.horizon:
+            noise = rng.integers(-1, 2, (episodes, agents))
+            obs[:, t + 1] = (obs[:, t] + act[:, t] - 1 + noise) % 10
+    return Populations(spec, obs, act, rng.normal(size=(episodes, agents)))
+
+
+def build(data: Populations, config: MFDiffuserConfig = TINY, seed: int = 0) -> MFDiffuser:
+    algorithm = MFDiffuser(config, data.spec, (seed,))
+    algorithm.prepare(data, 100, [np.random.default_rng(seed)])  # type: ignore[arg-type]
+    return algorithm
+
+
+def train(algorithm: MFDiffuser, data: Populations, steps: int, rng: np.random.Generator) -> None:
+    for _ in range(steps):
+        algorithm.update(algorithm.sample(data, [rng]).seed(0))  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------------------------- weights
+def test_return_weights_are_the_exponential_tilt() -> None:
+    returns = np.random.default_rng(0).normal(size=(50, 1)).repeat(6, 1)
+    weight = value_weights(returns, MFDiffuserConfig(beta_pop=0.7), competitive=False)
+    z = (returns - returns.mean()) / returns.std()
+    np.testing.assert_allclose(weight, np.exp(0.7 * z) / np.exp(0.7 * z).mean())
+
+
+def test_competitive_weights_compare_agents_within_their_population() -> None:
+    returns = np.array([[0.0, 1.0], [10.0, 11.0]])  # the second population is better off
+    weight = value_weights(returns, MFDiffuserConfig(beta_ind=1.0), competitive=True)
+    np.testing.assert_allclose(weight[0], weight[1])
+    assert weight[0, 1] / weight[0, 0] == pytest.approx(np.exp(2.0))
+
+
+@pytest.mark.parametrize("weighting", ["none", "return", "rank"])
+@pytest.mark.parametrize("competitive", [True, False])
+def test_weights_have_mean_one_and_bounded_spread(weighting: str, competitive: bool) -> None:
+    config = MFDiffuserConfig(weighting=weighting, beta_pop=4.0, beta_ind=4.0)  # type: ignore[arg-type]
+    returns = np.random.default_rng(0).standard_cauchy((200, 5))
+    weight = value_weights(returns, config, competitive)
+    assert weight.shape == returns.shape
+    assert weight.mean() == pytest.approx(1.0)
+    assert weight.min() >= 0
+    if weighting == "none":
+        assert (weight == 1).all()
+
+
+def test_equal_returns_and_ties_weigh_alike() -> None:
+    equal = np.full((9, 4), 0.1) + np.random.default_rng(0).normal(size=(9, 4)) * 1e-16
+    np.testing.assert_allclose(value_weights(equal, MFDiffuserConfig(), False), 1.0)
+    ranked = MFDiffuserConfig(weighting="rank", w_max=1e9)
+    weight = value_weights(np.array([[0.0], [0.0], [0.0], [5.0]]), ranked, False)[:, 0]
+    assert weight[0] == weight[1] == weight[2]
+    assert weight[3] / weight[0] == pytest.approx(np.exp(10 * 0.5))  # mid-ranks 3/8 and 7/8
+
+
+def test_minimiser_of_the_weighted_loss_is_the_denoiser_of_the_tilted_law() -> None:
+    """Two bins, x0 = -1 or +1: at the tilted posterior mean the loss has gradient zero, exactly."""
+    returns = np.array([[0.0], [0.0], [0.0], [1.0]])  # bins: x0 = -1 three times, +1 once
+    config = MFDiffuserConfig(beta_pop=1.5, w_max=1e9)
+    weight = torch.tensor(value_weights(returns, config, competitive=False))  # [4, 1]
+    x0 = torch.tensor([-1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+    z = (returns[:, 0] - returns.mean()) / returns.std()
+    odds = np.exp(1.5 * (z[3] - z[0])) / 3  # of +1 against -1 under the tilted law
+    k = torch.tensor([0.6], dtype=torch.float64)
+    level = alpha_bar(k)
+    points = torch.linspace(-2, 2, 9, dtype=torch.float64)  # values of x_k
+    # Posterior mean of x0 given x_k under the tilted law, for equal noise in both bins.
+    posterior = torch.tanh(points * level.sqrt() / (1 - level) + 0.5 * np.log(odds))
+    predicted = posterior.clone().requires_grad_()
+    likelihood = torch.exp(-((points[:, None] - level.sqrt() * x0) ** 2) / (2 * (1 - level)))
+    loss = sum(
+        denoising_loss(
+            predicted[:, None, None],
+            x0[e].expand(9, 1, 1),
+            weight[e] * likelihood[:, e : e + 1],
+            k.expand(9),
+        )
+        for e in range(4)
+    )
+    (gradient,) = torch.autograd.grad(loss, predicted)  # type: ignore[arg-type]
+    assert gradient.abs().max() < 1e-12
+    flat = denoising_loss(
+        predicted.detach().expand(4, 9)[..., None],
+        x0[:, None, None].expand(4, 9, 1),
+        likelihood.T,
+        k.expand(4),
+    )
+    assert flat > 0
+
+
+# ------------------------------------------------------------------------- coding and policies
+def test_particles_decode_to_what_was_encoded() -> None:
+    data = beach()
+    algorithm = build(data)
+    obs, act = torch.as_tensor(data.episodes), torch.as_tensor(data.actions)
+    particles = algorithm.encode(obs, act)
+    assert particles.shape == (12, 32, 130)
+    assert set(particles.unique().tolist()) == {-1.0, 1.0}
+    for ours, theirs in zip(algorithm.decode(particles), (obs, act), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_before_finish_the_table_is_the_behaviour_policy() -> None:
+    data = beach()
+    table = build(data).policy_table()
+    assert table.shape == (10, 10, 3)
+    np.testing.assert_allclose(table.sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(table[:, 0::2, 2], 1)  # even places: always right
+    np.testing.assert_allclose(table[:, 1::2, 0], 1)
+
+
+def test_table_counts_generated_decisions_over_the_behaviour_policy() -> None:
+    algorithm = build(squeeze())
+    act = torch.tensor([[[0, 0, 0, 4]]])  # one population of four agents
+    table = algorithm.count(torch.zeros_like(act), act)[0, 0]
+    counts = torch.zeros(10)
+    counts[0], counts[4] = 3, 1
+    torch.testing.assert_close(table, (counts + algorithm.behaviour[0, 0]) / 5)
+
+
+@pytest.mark.parametrize("hierarchy", ["off", "late", "early"])
+def test_generated_populations_start_where_the_data_starts(hierarchy: str) -> None:
+    data = beach()
+    algorithm = build(data, dataclasses.replace(TINY, first_level=16, context=8))
+    obs, act = algorithm.generate(3, 100, hierarchy)
+    assert obs.shape == act.shape == (3, 10, 100)
+    start = np.bincount(data.episodes[:, 0].ravel(), minlength=10) / data.episodes[:, 0].size
+    share = torch.bincount(obs[:, 0].flatten(), minlength=10) / 300
+    np.testing.assert_allclose(share, start, atol=0.03)
+    assert obs.max() < 10
+    assert act.max() < 3
+
+
+def test_generation_repeats_with_its_generator() -> None:
+    algorithm = build(squeeze())
+    draws = [
+        algorithm.generate(2, 50, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)
+    ]
+    assert torch.equal(draws[0][1], draws[1][1])
+    assert not torch.equal(draws[0][1], draws[2][1])
+
+
+def test_acting_samples_the_table() -> None:
+    data = beach(agents=1000)
+    algorithm = build(data)
+    algorithm.table = torch.tensor([0.2, 0.5, 0.3]).expand(10, 10, 3)
+    obs = np.random.default_rng(0).integers(0, 10, (40, 1000, 1))
+    algorithm.begin(40, seed=10_000)
+    act = algorithm.act(obs, None, None, 3, deterministic=False)
+    assert act.shape == (40, 1000)
+    np.testing.assert_allclose(np.bincount(act.ravel()) / act.size, [0.2, 0.5, 0.3], atol=0.01)
+    assert (algorithm.act(obs, None, None, 3, deterministic=True) == 1).all()
+    mask = np.ones((40, 1000, 3), bool)
+    mask[..., 1] = False
+    masked = algorithm.act(obs, None, mask, 3, deterministic=False)
+    assert set(np.unique(masked)) == {0, 2}
+    algorithm.begin(40, seed=10_000)
+    assert np.array_equal(act, algorithm.act(obs, None, None, 3, deterministic=False))
+
+
+def test_distilled_policy_learns_the_generated_decisions_and_answers_to_the_population() -> None:
+    data = beach(episodes=40)
+    config = dataclasses.replace(TINY, policy="distil", distil_steps=400, distil_batch=256)
+    algorithm = build(data, config)
+    algorithm.distil(torch.as_tensor(data.episodes), torch.as_tensor(data.actions))
+    table = algorithm.policy_table()
+    assert table[:, 0::2, 2].mean() > 0.9
+    assert table[:, 1::2, 0].mean() > 0.9
+    crowd, even = np.zeros((1, 100), np.int64), np.arange(100)[None] % 10
+    assert not np.allclose(algorithm.respond(crowd, 4)[0, 0], algorithm.respond(even, 4)[0, 0])
+    # What it is executed on is the population's distribution, not who stands where.
+    shuffled = even[:, ::-1]
+    np.testing.assert_allclose(
+        algorithm.respond(even, 4)[0], algorithm.respond(shuffled, 4)[0, ::-1], rtol=1e-5
+    )
+
+
+def test_episodes_of_another_length_are_refused_in_one_sentence() -> None:
+    data = squeeze()
+    data.starts = np.arange(0, 102, 2)
+    with pytest.raises(UserError, match="episodes have 2 to 2 steps, expected 1"):
+        build(data)
+
+
+def test_every_variant_resolves_to_a_valid_config() -> None:
+    for name, variant in MFDiffuser.variants.items():
+        for task in ("meanfield/squeeze-n1000-v1", "meanfield/beach-bar-n256-v1"):
+            config, steps = variant.resolve(task, "quick")
+            assert steps > 0, name
+            MFDiffuserConfig(**config)
+
+
+# --------------------------------------------------------------------------- resume and learning
+@pytest.mark.parametrize("policy", ["table", "distil"])
+def test_a_resumed_run_ends_with_the_same_bits(policy: str) -> None:
+    data = squeeze(episodes=20)
+    config = dataclasses.replace(TINY, policy=policy, distil_steps=5)
+    whole, rng = build(data, config), np.random.default_rng(0)
+    train(whole, data, 6, rng)
+    first, rng = build(data, config), np.random.default_rng(0)
+    train(first, data, 3, rng)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = build(data, config, seed=0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    train(second, data, 3, rng)
+    for algorithm in (whole, second):
+        algorithm.finish()
+    assert np.array_equal(whole.policy_table(), second.policy_table())
+    for ours, theirs in zip(whole.ema.parameters(), second.ema.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    finished = build(data, config)
+    finished.load_state_dict(whole.state_dict())
+    assert np.array_equal(finished.policy_table(), whole.policy_table())
+
+
+def test_the_update_learns_from_every_seed_differently() -> None:
+    data = squeeze(episodes=20)
+    tables = []
+    for seed in (0, 1):
+        algorithm = build(data, seed=seed)
+        train(algorithm, data, 3, np.random.default_rng(0))
+        algorithm.finish()
+        tables.append(algorithm.policy_table())
+    assert not np.array_equal(*tables)
+
+
+def test_weighting_pays_on_suboptimal_data() -> None:
+    """Tiny squeeze, N = 64: the tilted planner is far above the data and its ablation."""
+    data = squeeze()
+    assert data.returns.mean() < 0.45
+    score = {}
+    for weighting in ("none", "return"):
+        config = dataclasses.replace(TINY, width=64, batch_size=32, weighting=weighting)
+        algorithm = build(data, config)
+        train(algorithm, data, 300, np.random.default_rng(0))
+        algorithm.finish()
+        mean = algorithm.policy_table()[0, 0] @ np.arange(10)
+        score[weighting] = squeeze_reward(mean)
+    assert score["return"] > 0.7, score
+    assert score["return"] > score["none"] + 0.3, score
