@@ -1,9 +1,10 @@
-"""Cooperative navigation, `mpe/spread-v1`: three agents cover three landmarks in 25 steps and lose reward by colliding.
+"""Cooperative navigation, `mpe/spread-v1`: three agents cover three landmarks without colliding.
 
-The game is mpe2's simple_spread_v3 (N = 3, local_ratio = 0.5, continuous actions). mpe2's action is a box [0, 1]^5 whose
-first entry is ignored and whose others push left, right, down and up; only the differences act, so the suite's action is
-the two-dimensional force u in [-1, 1]^2 that they span, without loss. `SpreadArrays` repeats mpe2's arithmetic operation
-by operation for E episodes at once; the tests hold it equal to mpe2 to the last bit.
+The game is mpe2's simple_spread_v3 (N = 3, local_ratio = 0.5, continuous actions, 25 steps). mpe2's
+action is a box [0, 1]^5 whose first entry is ignored and whose others push left, right, down and
+up; only the differences act, so the suite's action is the two-dimensional force u in [-1, 1]^2 that
+they span, without loss. `SpreadArrays` repeats mpe2's arithmetic operation by operation for E
+episodes at once; the tests hold it equal to mpe2 to the last bit.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ LOCAL_RATIO = 0.5
 
 
 class SpreadArrays:
-    """E episodes in lockstep. Inside, E is the last and contiguous axis, so that every operation is one long loop."""
+    """E episodes in lockstep. Inside, E is the last axis: every operation is one long loop."""
 
     def __init__(self, n_envs: int) -> None:
         self.n_envs = n_envs
 
     def reset(self, seeds: Sequence[int]) -> Array:
-        """Start one episode per seed, with the positions that mpe2 draws for it: obs [E, N, 18] float32."""
+        """One episode per seed, from the positions that mpe2 draws: obs [E, N, 18] float32."""
         draws = [np.random.Generator(np.random.PCG64(int(s))).uniform(-1, 1, 4 * N) for s in seeds]
         points = np.stack(draws).reshape(len(draws), 2, N, 2)  # [E, agents | landmarks, N, xy]
         return self.place(points[:, 0], points[:, 1])
 
     def place(self, agents: Array, landmarks: Array) -> Array:
-        """Start from agents at rest at `agents` and landmarks at `landmarks`, both [E, N, 2]: obs [E, N, 18]."""
+        """Start from given positions [E, N, 2], the agents at rest: obs [E, N, 18] float32."""
         self.t = 0
         self.position = np.ascontiguousarray(agents.transpose(2, 1, 0))  # [xy, N, E]
         self.landmark = np.ascontiguousarray(landmarks.transpose(2, 1, 0))  # [xy, N, E]
@@ -96,7 +97,10 @@ class SpreadArrays:
         return Step(self._observe(), self._reward(), np.zeros(self.n_envs, bool), truncated)
 
     def _reward(self) -> Array:
-        """Half the negative sum over landmarks of the nearest agent's distance, half minus one per collision: [E, N]."""
+        """Reward [E, N]: minus the sum over landmarks of the nearest agent's distance, and minus
+
+        one for each agent that this one collides with, half each.
+        """
         shared = np.zeros(self.n_envs)
         for k in range(N):
             gap = self.position - self.landmark[:, k : k + 1]  # [xy, N, E]
@@ -110,7 +114,7 @@ class SpreadArrays:
 
 
 class Actor:
-    """A shared network on the agent's own observation: ReLU layers, tanh at the end, Gaussian noise of fixed width."""
+    """One network on the agent's own observation for all: ReLU layers, tanh, Gaussian noise."""
 
     def __init__(self, weights: dict[str, Array]) -> None:
         """`weights`: w0 [18, H], b0 [H], w1, ... of the layers, and std [2] of the noise."""
@@ -143,8 +147,8 @@ class Actor:
         return np.clip(mean + self.std * noise, -1, 1)
 
 
-def load_actor(path: Path) -> Actor:
-    """Read one actor (safetensors); raises UserError where the file is missing."""
+def load_arrays(path: Path) -> dict[str, Array]:
+    """Arrays of a behaviour file (safetensors); raises UserError where it is missing."""
     from safetensors.numpy import load_file
 
     if not path.exists():
@@ -152,13 +156,20 @@ def load_actor(path: Path) -> Actor:
             f"behaviour {path} is missing; run the suite from its checkout, or train it with"
             " `python -m datasets.recipes.train_spread`."
         )
-    return Actor(load_file(path))
+    arrays: dict[str, Array] = load_file(path)
+    return arrays
+
+
+def load_actor(path: Path) -> Actor:
+    """The one actor of a behaviour file."""
+    return Actor(load_arrays(path))
 
 
 class Controller:
-    """Scripted joint policy: sends agents to landmarks by the assignment of least total distance, each with a PD law.
+    """Scripted: the assignment of agents to landmarks of least total distance, then a PD law each.
 
-    It knows the dynamics and all positions, so it stands for what full coordination can earn; it ignores collisions.
+    Every agent could compute it from its own observation. It ignores collisions, and so is a strong
+    reference line and no upper bound.
     """
 
     PERMUTATIONS = np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])

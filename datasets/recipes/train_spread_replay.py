@@ -1,12 +1,16 @@
-"""Train the off-policy learner behind medium-replay: `python -m datasets.recipes.train_spread_replay --work FOLDER`.
+"""Train the off-policy learner behind the medium-replay tier of `mpe/spread`.
 
-MATD3 (arXiv:1910.01465) with one shared actor on the agent's own observation and a joint twin critic. It stops at the
-medium level after 4,000 episodes, which are the whole of its replay. A replay of 100,000 steps is not kept in git:
-the actor and its exploration width are written once per 100 episodes, and the recipe rolls each snapshot for its 100.
+    python -m datasets.recipes.train_spread_replay --work FOLDER
 
-Differences from the paper: the actor's loss replaces all agents' actions at once, since they share one network and one
-team reward [OUR CHOICE]; Gaussian exploration narrows linearly, so the replay runs from near-random to near-greedy
-[OUR CHOICE]; time limits are bootstrapped through [OUR CHOICE].
+MATD3 (arXiv:1910.01465) with one shared actor on the agent's own observation and a joint twin
+critic. It stops at the medium level after 4,000 episodes, which are the whole of its replay. A
+replay of 100,000 steps is not kept in git: the actor and its exploration width are written once per
+100 episodes, and the recipe rolls each snapshot for its 100.
+
+Differences from the paper: the actor's loss replaces all agents' actions at once, since they share
+one network and one team reward [OUR CHOICE]; Gaussian exploration narrows linearly, so the replay
+runs from near-random to near-greedy [OUR CHOICE]; time limits are bootstrapped through
+[OUR CHOICE].
 """
 
 from __future__ import annotations
@@ -25,9 +29,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark import checkpoint, files
-from benchmark.envs.spread import BEHAVIOURS, HORIZON, N, OBS_DIM, Actor, SpreadArrays
+from benchmark.envs.spread import BEHAVIOURS, HORIZON, OBS_DIM, Actor, N, SpreadArrays
 from benchmark.protocol import RECIPE_SEEDS
-from datasets.recipes.train_spread import ACT_DIM, mlp, reset, team_return, weights, write_curve
+from datasets.recipes.train_spread import (
+    ACT_DIM,
+    mlp,
+    reset,
+    returns,
+    start_still,
+    weights,
+    write_curve,
+)
 
 
 @dataclass(frozen=True)
@@ -75,8 +87,7 @@ class Matd3Learner:
         self.rng = np.random.default_rng(config.seed)
         self.env = SpreadArrays(config.n_envs)
         self.actor = mlp(OBS_DIM, config.actor_width, config.actor_width, ACT_DIM)
-        with torch.no_grad():
-            self.actor[-1].weight.mul_(0.01)
+        start_still(self.actor)
         self.critic = TwinCritic(config.critic_width)
         self.targets = copy.deepcopy(nn.ModuleList([self.actor, self.critic])).requires_grad_(False)
         self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), lr=config.lr)
@@ -144,10 +155,8 @@ class Matd3Learner:
         """Keep the actor that explores next, and log what it earns."""
         arrays = weights(self.actor, np.full(ACT_DIM, self.width()))
         self.kept.append(arrays)
-        row: dict[str, float] = {"env_steps": self.stored, "updates": self.updates}
-        row["return"], row["sem"] = team_return(Actor(arrays), True)
-        row["sampled_return"], row["sampled_sem"] = team_return(Actor(arrays), False)
-        self.rows.append(row)
+        counts: dict[str, float] = {"env_steps": self.stored, "updates": self.updates}
+        self.rows.append(counts | returns(Actor(arrays)))
 
     def state_dict(self) -> dict[str, Any]:
         n = self.stored
@@ -196,7 +205,9 @@ def train(config: Matd3) -> None:
             checkpoint.save(saved, learner.state_dict())
         learner.run_round()
     # Half precision: the recipe hashes and rolls these very numbers, so nothing is lost twice.
-    stacked = {k: np.stack([s[k] for s in learner.kept]).astype(np.float16) for k in learner.kept[0]}
+    stacked = {
+        k: np.stack([s[k] for s in learner.kept]).astype(np.float16) for k in learner.kept[0]
+    }
     files.write_bytes(config.out / "replay.safetensors", to_bytes(stacked))
     write_curve(config.out / "replay.csv", learner.rows)
 
