@@ -1,4 +1,4 @@
-"""What a user types wrongly is answered in one sentence, with an exit code and without a traceback."""
+"""What a user types wrongly is answered in one sentence and an exit code, with no traceback."""
 
 from __future__ import annotations
 

@@ -1,0 +1,51 @@
+"""Fixtures that several tests share: a folder of made datasets, and the command line as a process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+TINY = "meanfield/squeeze-n100/medium-v1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder for this session, shared by its worker processes, with TINY in it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    root = shared / "data"
+    root.mkdir(exist_ok=True)
+    before = os.environ.get("OFFLINE_MARL_DATA")
+    os.environ["OFFLINE_MARL_DATA"] = str(root)
+    with open(shared / "data.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = bench("data", TINY)
+        assert done.returncode == 0, done.stderr
+    yield root
+    if before is None:
+        del os.environ["OFFLINE_MARL_DATA"]
+    else:
+        os.environ["OFFLINE_MARL_DATA"] = before
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "benchmark", *map(str, arguments)]
+
+
+def bench(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`python -m benchmark ...` to its end."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd)

@@ -1,0 +1,115 @@
+"""Real runs that are killed: the same command goes on, and ends with the bits of an unbroken run."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+import algorithms
+from benchmark import checkpoint, record
+from tests.conftest import ROOT, TINY, bench, command
+from tests.test_runner import same
+
+pytestmark = pytest.mark.slow
+
+TEAM = "mpe/spread/random-v1"
+STEPS = {"random": 0, "bc": 1500, "matd3bc": 600, "mfdiffuser": 150}  # a few seconds each
+
+
+def dataset_for(row: str) -> str:
+    return TEAM if "continuous" in algorithms.registry().cls(row).requires else TINY
+
+
+def arguments(row: str, out: Path) -> list[str]:
+    options = f"--protocol smoke --seeds 0 --progress none --checkpoint-seconds 0.2 --out {out}"
+    steps = ["--steps", str(STEPS.get(row, 300))]
+    return ["train", row, dataset_for(row), *options.split(), *steps]
+
+
+def folder(out: Path, row: str) -> Path:
+    (found,) = (out / "checkpoints").glob(f"{row}-*")
+    return found
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def kill_after_a_checkpoint(words: list[str], out: Path, row: str, rng: random.Random) -> bool:
+    """Start the run, wait for a new checkpoint and a moment more, kill -9; False: it ended first."""
+    before = set(out.rglob("checkpoint-*.safetensors"))
+    process = start(*words)
+    while process.poll() is None and set(out.rglob("checkpoint-*.safetensors")) <= before:
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0.0, 0.4))
+    ended = process.poll() is not None
+    process.kill()
+    process.communicate()
+    return not ended
+
+
+@pytest.mark.parametrize("row", algorithms.names())
+def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(
+    row: str, data_root: Path, tmp_path: Path
+) -> None:
+    assert bench("data", dataset_for(row)).returncode == 0
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    done = bench(*arguments(row, whole))
+    assert done.returncode == 0, done.stderr
+    rng = random.Random(0)
+    kills = sum(kill_after_a_checkpoint(arguments(row, broken), broken, row, rng) for _ in range(3))
+    assert kills >= 1 or STEPS.get(row) == 0
+    done = bench(*arguments(row, broken))
+    assert done.returncode == 0, done.stderr
+    states = []
+    for out in (whole, broken):
+        path = checkpoint.latest(folder(out, row))
+        assert path is not None
+        states.append(checkpoint.load(path))
+        assert not list(out.rglob(".tmp-*"))
+    assert same(*states) == []
+    (a,), (b,) = record.read_all([whole / "records"]), record.read_all([broken / "records"])
+    assert a.returns == b.returns
+    assert a.curve == b.curve
+
+
+def test_ctrl_c_says_how_to_go_on(data_root: Path, tmp_path: Path) -> None:
+    process = start(*arguments("bc", tmp_path))
+    while not list(tmp_path.rglob("checkpoint-*.safetensors")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    assert bench(*arguments("bc", tmp_path)).returncode == 0
+
+
+def test_a_killed_grid_goes_on_where_it_was(data_root: Path, tmp_path: Path) -> None:
+    def words(out: Path) -> list[str]:
+        rows = ["bc", "random", "mfdiffuser", "mfdiffuser.none"]
+        options = f"--protocol smoke --workers 2 --out {out} --seeds 0 1"
+        return ["grid", "--algos", *rows, "--datasets", TINY, *options.split()]
+
+    done = bench(*words(tmp_path / "whole"))
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "broken"
+    for wait in (4.0, 6.0):
+        process = start(*words(out))
+        time.sleep(wait)
+        process.kill()
+        process.communicate()
+    done = bench(*words(out))
+    assert done.returncode == 0, done.stderr
+    a = record.read_all([tmp_path / "whole" / "records"])
+    b = record.read_all([out / "records"])
+    assert len(a) == 8
+    assert [(r.algo, r.seed, r.returns) for r in a] == [(r.algo, r.seed, r.returns) for r in b]
+    again = bench(*words(out))
+    assert "0 runs to do" in again.stdout
