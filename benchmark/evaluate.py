@@ -12,6 +12,7 @@ import numpy as np
 from benchmark.errors import UserError
 from benchmark.task import Array, Task, TaskSpec
 
+POLICY_STREAM = 2**50  # keeps a policy's noise apart from the draws of the episode of that seed
 ROWS = 1_000_000  # agents x episodes of one seed in lockstep at most, which bounds memory
 
 
@@ -108,7 +109,7 @@ def _roll(
         e = len(part)
         env = task.arrays(k * e)
         obs = env.reset(part * k)  # [K * E, N, D]
-        policy.begin(e, part[0])
+        policy.begin(e, POLICY_STREAM + part[0])
         returns = np.zeros((k * e, spec.n_agents))
         running = np.ones(k * e, bool)
         alive: Array | None = None

@@ -14,10 +14,9 @@ import numpy as np
 from benchmark import files, provenance
 from benchmark.errors import UserError
 from benchmark.evaluate import ROWS, Policy, rollout
-from benchmark.protocol import PROTOCOLS, RECIPE_SEEDS, TUNING_SEEDS
+from benchmark.protocol import EVALUATION_SEEDS, RECIPE_SEEDS, REFERENCE_SEEDS, TUNING_SEEDS
 from benchmark.task import Array, Reference, Task, TaskSpec, reference_path, reference_toml
 
-REFERENCE_SEEDS = range(500_000, 1_000_000)
 EPISODES = 1_000
 PRECISION = 0.01  # highest standard error, in units of the gap
 
@@ -48,7 +47,7 @@ class UniformPolicy:
 
 def check_seeds(seeds: range) -> None:
     """Raise UserError for a seed that a recipe, a tuning run or a protocol uses."""
-    others = [RECIPE_SEEDS, TUNING_SEEDS, *(p.evaluation_seeds() for p in PROTOCOLS.values())]
+    others = (RECIPE_SEEDS, TUNING_SEEDS, EVALUATION_SEEDS)
     for other in others:
         if seeds.start < other.stop and other.start < seeds.stop:
             raise UserError(

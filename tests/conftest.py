@@ -1,4 +1,4 @@
-"""Fixtures that several tests share: a folder of made datasets, and the command line as a process."""
+"""What several tests share: a folder of made datasets, and the command line as a process."""
 
 from __future__ import annotations
 

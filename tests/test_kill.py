@@ -1,4 +1,4 @@
-"""Real runs that are killed: the same command goes on, and ends with the bits of an unbroken run."""
+"""Real runs that are killed: the same command goes on and ends with an unbroken run's bits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def start(*words: object) -> subprocess.Popen[str]:
 
 
 def kill_after_a_checkpoint(words: list[str], out: Path, row: str, rng: random.Random) -> bool:
-    """Start the run, wait for a new checkpoint and a moment more, kill -9; False: it ended first."""
+    """Start the run, wait for a checkpoint and a moment more, kill -9; False: it ended first."""
     before = set(out.rglob("checkpoint-*.safetensors"))
     process = start(*words)
     while process.poll() is None and set(out.rglob("checkpoint-*.safetensors")) <= before:
