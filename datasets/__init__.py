@@ -12,31 +12,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datasets.loader import Dataset, load_file
-    from datasets.make import catalogue, load, make_dataset, rankable
+    from datasets.library import card, load_file, mean_return, path, rankable
+    from datasets.linter import lint
+    from datasets.loader import Dataset
+    from datasets.make import describe_cost, load, make_dataset
+    from datasets.recipe import catalogue
     from datasets.recorder import Recorder
     from datasets.writer import Writer
 
-__all__ = [
-    "Dataset",
-    "Recorder",
-    "Writer",
-    "catalogue",
-    "load",
-    "load_file",
-    "make_dataset",
-    "rankable",
-]
 _HOMES = {
     "Dataset": "loader",
-    "load_file": "loader",
-    "catalogue": "make",
-    "load": "make",
-    "make_dataset": "make",
-    "rankable": "make",
     "Recorder": "recorder",
     "Writer": "writer",
+    "card": "library",
+    "catalogue": "recipe",
+    "describe_cost": "make",
+    "lint": "linter",
+    "load": "make",
+    "load_file": "library",
+    "make_dataset": "make",
+    "mean_return": "library",
+    "path": "library",
+    "rankable": "library",
 }
+__all__ = [  # noqa: RUF022  kept in the order of use
+    "catalogue",
+    "make_dataset",
+    "load",
+    "load_file",
+    "Dataset",
+    "path",
+    "card",
+    "mean_return",
+    "rankable",
+    "describe_cost",
+    "lint",
+    "Recorder",
+    "Writer",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,40 +1,31 @@
-"""From a file to a `Dataset` that keeps the protocol of `benchmark.batch`: checked, then sampled.
+"""The `Dataset` that algorithms sample from; it keeps the protocol of `benchmark.batch`.
 
-Three back-ends with the same batches. "ram" holds everything in one table; "mmap" maps the file, for
-data larger than memory; both give the same bits for the same generators. "shuffle" reads runs of
-episodes in random order, for compressed files and slow disks: it goes through the data without
+Three back-ends with the same batches. "ram" holds everything in one table; "mmap" maps the file,
+for data larger than memory; both give the same bits for the same generators. "shuffle" reads runs
+of episodes in random order, for compressed files and slow disks: it goes through the data without
 replacement and keeps its place between calls, so a killed run that is resumed on it starts a new
 epoch.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
-from benchmark import registry
 from benchmark.batch import Batch, Rngs
-from benchmark.errors import UserError, unknown_name
-from benchmark.files import write_json
+from benchmark.errors import UserError
 from benchmark.task import Array, TaskSpec
-from datasets import card as cards
-from datasets.open import mapped, memory_map, open_dataset, stored
-from datasets.samplers import Columns, Episodes, Mapped, Sampler, Table, draw
-from datasets.schema import Meta, check_index, content_sha256
+from datasets.cardfile import agent_returns
+from datasets.samplers import Episodes, Mapped, Sampler, Table, draw
+from datasets.schema import Meta
 
-BACKENDS = ("auto", "ram", "mmap", "shuffle")
-RAM_SHARE = 0.25  # of the free memory that "auto" gives a table
 CHUNK_ROWS = 8_192  # steps of one run of episodes of the shuffle back-end
 POOL_CHUNKS = 8  # runs mixed with each other
 
@@ -55,11 +46,11 @@ class Dataset:
         self.id, self.content_sha256 = meta.id, meta.content_sha256
         self.recipe_sha256 = meta.recipe_sha256
         self.arrays = arrays
-        self.starts = _read(arrays["index/start"])  # [E + 1]
-        self.policy = _read(arrays["index/policy"])  # [E]
-        self.terminated = _read(arrays["index/terminated"])  # [E]
-        self.truncated = _read(arrays["index/truncated"])  # [E]
-        self.seeds = _read(arrays["index/seed"])  # [E]
+        self.starts = read(arrays["index/start"])  # [E + 1]
+        self.policy = read(arrays["index/policy"])  # [E]
+        self.terminated = read(arrays["index/terminated"])  # [E]
+        self.truncated = read(arrays["index/truncated"])  # [E]
+        self.seeds = read(arrays["index/seed"])  # [E]
         self.index = Episodes(self.starts, self.terminated, self.truncated)
 
     @property
@@ -73,7 +64,7 @@ class Dataset:
     @functools.cached_property
     def returns(self) -> Array:
         """Undiscounted returns [E, N] float64."""
-        return cards.agent_returns(self.spec, self.arrays)
+        return agent_returns(self.spec, self.arrays)
 
     @property
     def obs(self) -> Array:
@@ -92,12 +83,12 @@ class Dataset:
         itself.
         """
         if len(self.spec.groups) == 1:
-            return _read(self.arrays[f"steps/{self.spec.groups[0].name}/{name}"])
+            return read(self.arrays[f"steps/{self.spec.groups[0].name}/{name}"])
         return self._joined_groups(name, width)
 
     @functools.lru_cache(maxsize=3)  # noqa: B019  a dataset lives as long as its process
     def _joined_groups(self, name: str, width: int) -> Array:
-        parts = [_read(self.arrays[f"steps/{group.name}/{name}"]) for group in self.spec.groups]
+        parts = [read(self.arrays[f"steps/{group.name}/{name}"]) for group in self.spec.groups]
         if parts[0].ndim == 3:
             parts = [np.pad(p, ((0, 0), (0, 0), (0, width - p.shape[2]))) for p in parts]
         joined = np.concatenate(parts, axis=1)
@@ -110,7 +101,7 @@ class Dataset:
         kind = Table if self.backend == "ram" else Mapped
         rows = kind(self.spec, self.arrays, self.starts)
         mu = self.arrays.get("population/mu")
-        return Sampler(self.spec, self.index, rows, None if mu is None else _read(mu))
+        return Sampler(self.spec, self.index, rows, None if mu is None else read(mu))
 
     def transitions(self, rngs: Rngs, batch_size: int, *, agents: int | None = None) -> Batch:
         m = self._slab(agents)
@@ -252,122 +243,10 @@ def _concatenate(batches: list[Batch], axis: int) -> Batch:
     return Batch(**values)
 
 
-def _read(array: Any) -> Array:
+def read(array: Any) -> Array:
+    """The values of a stored array, read-only."""
     if isinstance(array, np.ndarray):
         return array
     values = np.asarray(array[()])
     values.setflags(write=False)
     return values
-
-
-# ----------------------------------------------------------------------------------------- opening
-def data_root() -> Path:
-    """$OFFLINE_MARL_DATA, else `data` in the checkout."""
-    return Path(os.environ.get("OFFLINE_MARL_DATA") or Path(__file__).parent.parent / "data")
-
-
-def dataset_path(dataset_id: str) -> Path:
-    return data_root() / f"{dataset_id}.hdf5"
-
-
-def load_file(
-    path: Path | str, backend: str = "auto", card: Mapping[str, Any] | None = None
-) -> Dataset:
-    """A dataset from any file of the format `offmarl/1`, with the card beside it, if there is one.
-
-    backend: auto, ram, mmap or shuffle. Raises UserError where the file is not what it says, or
-    its values do not match their hash or the card.
-    """
-    if backend not in BACKENDS:
-        raise unknown_name("backend", backend, BACKENDS)
-    path = Path(path)
-    file, meta = open_dataset(path)
-    memory = memory_map(file)
-    arrays: dict[str, Any] = {}
-    for name, dataset in stored(file).items():
-        view = mapped(dataset, memory)
-        arrays[name] = dataset if view is None else view
-    contiguous = all(isinstance(array, np.ndarray) for array in arrays.values())
-    found = dict(card) if card is not None else cards.read_card(path.with_suffix(".toml"))
-    n_steps = len(arrays[f"steps/{meta.spec.groups[0].name}/obs"])
-    index = {name: _read(array) for name, array in arrays.items() if name.startswith("index/")}
-    check_index(index, n_steps, str(path))
-    _verify(path, meta, arrays, found)
-    spec = _spec(meta, path)
-    backend = _choose(backend, spec, arrays, contiguous, path)
-    if contiguous:
-        file.close()
-    elif backend == "ram":
-        arrays = {name: _read(array) for name, array in arrays.items()}
-        file.close()
-    kind = Shuffled if backend == "shuffle" else Dataset
-    return kind(path, meta, spec, arrays, backend, found)
-
-
-def _spec(meta: Meta, path: Path) -> TaskSpec:
-    """The registry's task where it knows the id, else what the file says, used for data only."""
-    try:
-        known = registry.task(meta.spec.id).spec
-    except UserError:
-        return meta.spec
-    for name in ("groups", "horizon", "n_actions", "n_obs", "exchangeable"):
-        if getattr(known, name) != getattr(meta.spec, name):
-            raise UserError(
-                f"{path} says that {name} of {known.id} is {getattr(meta.spec, name)}, the suite's"
-                f" task has {getattr(known, name)}; the data belong to another version of the task."
-            )
-    return known
-
-
-def _choose(
-    backend: str, spec: TaskSpec, arrays: Mapping[str, Any], contiguous: bool, path: Path
-) -> str:
-    if backend == "mmap" and not contiguous:
-        raise UserError(
-            f"{path} is stored in chunks and cannot be mapped into memory; use the backend ram or"
-            " shuffle."
-        )
-    if backend != "auto":
-        return backend
-    n_rows = int(arrays["index/start"][-1]) + len(arrays["index/start"]) - 1
-    table = 4 * n_rows * spec.n_agents * Columns(spec, arrays).total
-    if table < RAM_SHARE * psutil.virtual_memory().available:
-        return "ram"
-    return "mmap" if contiguous else "shuffle"
-
-
-def _verify(path: Path, meta: Meta, arrays: Mapping[str, Any], card: Mapping[str, Any]) -> None:
-    """Compare the values with the file's own hash and with the card; the result is remembered
-    until the file changes.
-    """
-    status = path.stat()
-    state = {
-        "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "inode": status.st_ino,
-        "content_sha256": meta.content_sha256,
-        "card": list(card.get("content_sha256", [])),
-        "recipe": card.get("recipe_sha256", ""),
-    }
-    remembered = path.with_name(f".{path.stem}.verified.json")
-    try:
-        if json.loads(remembered.read_text()) == state:
-            return
-    except (OSError, ValueError):
-        pass
-    content = content_sha256(meta.spec.id, arrays)
-    if content != meta.content_sha256:
-        raise UserError(
-            f"{path} is damaged: its values have the hash {content}, the file says"
-            f" {meta.content_sha256 or 'none'}; make or copy it again."
-        )
-    if card and content not in card["content_sha256"]:
-        why = cards.mismatch(card, meta.recipe_sha256, cards.statistics(meta.spec, arrays))
-        if why:
-            raise UserError(
-                f"{path} is not the dataset of its card: its values have the hash {content}, the"
-                f" card lists {', '.join(card['content_sha256'])}, and {why}; make it again with"
-                f" `make data DATASET={meta.id} FORCE=1`."
-            )
-    with contextlib.suppress(UserError):  # a read-only data folder: verify again next time
-        write_json(remembered, state)
