@@ -7,13 +7,13 @@ import random
 from dataclasses import asdict
 
 import pytest
-from records import DATASET, TASK, record, reference, runs, scale
 
 from benchmark.errors import UserError
 from benchmark.record import parse, to_json
 from benchmark.task import Group, TaskSpec
 from leaderboard.rows import Row, Scale, by_board, summarise
 from leaderboard.table import FORMATS, number, render
+from tests.records import DATASET, TASK, record, reference, runs, scale
 
 FLOORS = {DATASET: 45.0}
 GAME = "meanfield/queue-n256-b32-v1"

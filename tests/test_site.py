@@ -1,0 +1,186 @@
+"""The page: same bytes in any order, nothing from outside, nothing that a record can inject."""
+
+import base64
+import hashlib
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from benchmark.record import Record
+from leaderboard.rows import summarise
+from leaderboard.site import build
+from tests.records import DATASET, record, runs, scale
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+HOSTILE = "<script>alert(1)</script>\"' onload=alert(1) </style> javascript:alert(1) {{ 7*7 }}"
+
+
+def page(records: Sequence[Record]) -> str:
+    return build(records, summarise(records, {DATASET: 45.0}, scale))
+
+
+def example() -> list[Record]:
+    return [
+        *runs("bc", [50, 52, 47]),
+        *runs("omar", [80, 83, 79], level=2),
+        record("madiff", 0, 60, paper="arXiv:2305.17330 (reconstruction)", execution="joint"),
+        record("madiff", 1, failed=True, execution="joint"),
+        record("madiff", 2, 90, execution="joint"),
+    ]
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, the texts, and the text of style and script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.inside = ""
+        self.words: list[str] = []
+        self.code: dict[str, str] = {"style": "", "script": ""}
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside in self.code:
+            self.code[self.inside] += data
+        else:
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def test_the_page_is_the_same_bytes_in_any_order_of_records() -> None:
+    records = example()
+    expected = page(records)
+    for seed in range(3):
+        random.Random(seed).shuffle(records)
+        assert page(records) == expected
+
+
+def test_the_page_shows_boards_floors_badges_costs_and_the_command() -> None:
+    text = " ".join(" ".join(Elements(page(example())).words).split())
+    for words in (
+        "Offline multi-agent RL leaderboard",
+        DATASET,
+        "random play (0) to the expert (100)",
+        "dataset mean 45.0",
+        "reconstruction",
+        "re-evaluated",
+        "75.5 to 85.8",
+        "2/3, 1 failed",
+        "failed: the loss became non-finite at step 400",
+        "ms/action",
+        f"make bench ALGO=omar DATASET={DATASET} PROTOCOL=quick",
+        "conditional on the collected dataset",
+        "torch 2.13.0",
+    ):
+        assert words in text
+
+
+def test_the_policy_admits_the_one_style_and_script_and_the_page_has_no_other() -> None:
+    elements = Elements(page(example()))
+    policy = elements.all("meta")[1]["content"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    for kind in ("style", "script"):
+        assert len(elements.all(kind)) == 1
+        digest = hashlib.sha256(elements.code[kind].encode()).digest()
+        assert f"{kind}-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
+    for _, attributes in elements.found:
+        assert "style" not in attributes
+        assert not any(name.startswith("on") for name in attributes)
+
+
+def test_nothing_is_loaded_from_anywhere() -> None:
+    elements = Elements(page(example()))
+    for tag, attributes in elements.found:
+        assert "src" not in attributes
+        target = attributes.get("href") or "#"
+        allowed = target.startswith("#") or (tag, target) == ("link", "data:,")
+        assert allowed or re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}", target)
+    assert "@import" not in elements.code["style"]
+    assert "url(" not in elements.code["style"]
+
+
+@pytest.mark.parametrize("field", ["algo", "paper", "dataset", "reason", "checkpoint_sha256"])
+def test_a_record_cannot_inject_markup(field: str) -> None:
+    ordinary = Elements(page([record("omar")]))
+    elements = Elements(page([record(**({"algo": "omar", "status": "failed"} | {field: HOSTILE}))]))
+    assert len(elements.all("script")) == len(elements.all("style")) == 1
+    assert elements.code == ordinary.code
+    known = {name for _, attributes in ordinary.found for name in attributes}
+    assert {name for _, a in elements.found for name in a} <= known | {"hidden"}
+
+
+def test_configuration_and_curve_names_are_escaped() -> None:
+    curve = {"step": [0.0, 1.0], HOSTILE: [1.0, 0.5]}
+    elements = Elements(page([record(config={HOSTILE: HOSTILE}, curve=curve)]))
+    assert len(elements.all("script")) == 1
+
+
+def test_self_reported_rows_are_hidden_only_where_there_are_verified_ones() -> None:
+    def chosen(records: Sequence[Record]) -> str | None:
+        options = Elements(page(records)).all("option")
+        return next(o["value"] for o in options if "selected" in o)
+
+    assert chosen(runs("omar", [80, 83, 79])) == "0"
+    assert chosen(example()) == "1"
+
+
+def test_hundreds_of_records_stay_under_a_megabyte() -> None:
+    curve = {"step": [float(s) for s in range(100)]}
+    curve |= {f"loss {i}": [s * 0.37 % 1 for s in range(100)] for i in range(6)}
+    records = [
+        item
+        for algo in range(30)
+        for item in runs(f"algorithm_{algo}", [50.0 + algo + s for s in range(10)], curve=curve)
+    ]
+    assert len(records) == 300
+    assert len(page(records).encode()) < 1_000_000
+
+
+def test_a_page_without_records_says_so() -> None:
+    elements = Elements(page([]))
+    assert "hidden" not in next(a for a in elements.all("p") if a.get("id") == "none")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_a_browser_runs_the_script_under_the_policy_and_opens_a_linked_run(tmp_path: Path) -> None:
+    text = page(example())
+    (tmp_path / "page.html").write_text(text)
+    linked = next(a["id"] for a in Elements(text).all("details") if a.get("class") == "run")
+    command = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        f"file://{tmp_path / 'page.html'}#{linked}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    elements = Elements(done.stdout)
+    assert "1 of 1 boards" in done.stdout
+    assert "open" in next(a for a in elements.all("details") if a.get("id") == linked)
+    assert "CONSOLE" not in done.stderr
+    visible = [a for a in elements.all("tr") if a.get("class") == "algorithm" and "hidden" not in a]
+    assert [a["data-level"] for a in visible] == ["2"]
