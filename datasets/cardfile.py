@@ -57,21 +57,23 @@ def make_card(meta: Meta, arrays: Mapping[str, Any]) -> dict[str, Any]:
         "superseded_by": "",
         "packages": meta.packages,
         "seeds": {"first": int(seeds.min()), "last": int(seeds.max()), "perm": meta.perm_seed or 0},
-        "statistics": statistics(meta.spec, arrays),
+        **measure(meta.spec, arrays),
     }
 
 
-def statistics(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, Any]:
+def measure(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Counts, team returns, and for finite games what part of the game the data cover."""
     start = arrays["index/start"][()]
     n_episodes, lengths = len(start) - 1, np.diff(start)
     team = spec.team(agent_returns(spec, arrays))  # [E]
-    found: dict[str, Any] = {
+    counts = {
         "episodes": n_episodes,
         "steps": int(start[-1]),
         "agents": spec.n_agents,
         "policies": len(np.unique(arrays["index/policy"][()])),
         "terminated": int(arrays["index/terminated"][()].sum()),
+    }
+    statistics = {
         "length_mean": float(lengths.mean()),
         "return_mean": float(team.mean()),
         "return_sd": float(team.std(ddof=1)) if n_episodes > 1 else 0.0,
@@ -79,8 +81,8 @@ def statistics(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, Any]:
         "return_quantiles": [float(q) for q in np.quantile(team, QUANTILES)],
     }
     if spec.finite:
-        found |= coverage(spec, arrays)
-    return found
+        statistics |= coverage(spec, arrays)
+    return {"counts": counts, "statistics": statistics}
 
 
 def agent_returns(spec: TaskSpec, arrays: Mapping[str, Any]) -> Array:
@@ -150,25 +152,24 @@ def _spread(values: Array, step: Array) -> float:
 def mismatch(card: Mapping[str, Any], recipe_sha256: str, found: Mapping[str, Any]) -> str:
     """Why data of a recipe are not those of a card; "" where recipe and statistics agree.
 
-    The mean and the quantiles of the team return must lie within 3 standard errors.
+    `found` is what `measure` returns. The mean and the quantiles of the team return must lie within
+    3 standard errors.
     """
     if not recipe_sha256 or card["recipe_sha256"] != recipe_sha256:
         return f"the recipe is {recipe_sha256[:12] or 'unknown'}, not {card['recipe_sha256'][:12]}"
-    known = card["statistics"]
     for name in ("episodes", "agents"):
-        if known[name] != found[name]:
-            return f"{name} are {found[name]}, not {known[name]}"
-    n = found["episodes"]
-    spread = max(known["return_sd"], found["return_sd"]) * np.sqrt(2 / n)
-    distance = abs(known["return_mean"] - found["return_mean"])
-    if distance > 3 * spread + 1e-6 * abs(known["return_mean"]):
+        if card["counts"][name] != found["counts"][name]:
+            return f"{name} are {found['counts'][name]}, not {card['counts'][name]}"
+    n, known, new = found["counts"]["episodes"], card["statistics"], found["statistics"]
+    slack = 1e-6 * (1 + abs(known["return_mean"]))
+    spread = max(known["return_sd"], new["return_sd"]) * np.sqrt(2 / n)
+    if abs(known["return_mean"] - new["return_mean"]) > 3 * spread + slack:
         return (
-            f"the mean return is {found['return_mean']:.5g}, which is more than 3 standard errors"
+            f"the mean return is {new['return_mean']:.5g}, which is more than 3 standard errors"
             f" from {known['return_mean']:.5g}"
         )
     levels, quantiles = known["return_levels"], known["return_quantiles"]
-    slack = 1e-6 * (1 + abs(known["return_mean"]))
-    for level, value in zip(levels[1:-1], found["return_quantiles"][1:-1], strict=True):
+    for level, value in zip(levels[1:-1], new["return_quantiles"][1:-1], strict=True):
         margin = 3 * np.sqrt(2 * level * (1 - level) / n)
         low, high = np.interp([level - margin, level + margin], levels, quantiles)
         if not low - slack <= value <= high + slack:

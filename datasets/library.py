@@ -54,7 +54,7 @@ def rankable(dataset: Dataset) -> bool:
         return False
     if dataset.content_sha256 in committed["content_sha256"]:
         return True
-    found = cardfile.statistics(dataset.spec, dataset.arrays)
+    found = cardfile.measure(dataset.spec, dataset.arrays)
     return not cardfile.mismatch(committed, dataset.recipe_sha256, found)
 
 
@@ -150,7 +150,7 @@ def _verify(path: FilePath, meta: Meta, arrays: Mapping[str, Any], card: Mapping
             f" {meta.content_sha256 or 'none'}; make or copy it again."
         )
     if card and content not in card["content_sha256"]:
-        why = cardfile.mismatch(card, meta.recipe_sha256, cardfile.statistics(meta.spec, arrays))
+        why = cardfile.mismatch(card, meta.recipe_sha256, cardfile.measure(meta.spec, arrays))
         if why:
             raise UserError(
                 f"{path} is not the dataset of its card: its values have the hash {content}, the"

@@ -63,10 +63,10 @@ def make_dataset(
         _collect(planned, temporary, recipe_sha256, progress)
         new = _card(temporary)
         _settle(planned, known, new, record)
-    found = new["statistics"]
+    counts, mean = new["counts"], new["statistics"]["return_mean"]
     print(
-        f"{dataset_id}: {found['episodes']:,} episodes, {found['steps']:,} steps,"
-        f" {path.stat().st_size / 1e6:.1f} MB, mean team return {found['return_mean']:.5g},"
+        f"{dataset_id}: {counts['episodes']:,} episodes, {counts['steps']:,} steps,"
+        f" {path.stat().st_size / 1e6:.1f} MB, mean team return {mean:.5g},"
         f" {time.perf_counter() - start:.1f} s, {path}"
     )
     return path
@@ -141,7 +141,7 @@ def _settle(planned: Plan, known: dict[str, Any], new: dict[str, Any], record: b
     if not known:
         cardfile.write_card(home, new)
     elif content not in known["content_sha256"]:
-        why = cardfile.mismatch(known, new["recipe_sha256"], new["statistics"])
+        why = cardfile.mismatch(known, new["recipe_sha256"], new)
         if why:
             raise UserError(
                 f"{planned.id}: the data just made are not those of the card {home.name}: {why}; if"
