@@ -113,7 +113,7 @@ class Mappo:
     gamma: float = 0.99
     lam: float = 0.95
     clip: float = 0.2
-    std: float = 0.6  # of the Gaussian at the start
+    std: tuple[float, float] = (0.6, 0.2)  # of the Gaussian, first and last; linear between
     snapshot_growth: float = (
         1.06  # snapshots at env steps that grow by this factor, at least one iteration apart
     )
@@ -133,20 +133,25 @@ class MappoLearner:
         self.actor = mlp(OBS_DIM, config.width, config.width, ACT_DIM)
         self.value = mlp(N * 14 + 1, config.width, config.width, 1)
         start_still(self.actor)
-        self.log_std = nn.Parameter(torch.full((ACT_DIM,), float(np.log(config.std))))
-        parameters = [*self.actor.parameters(), self.log_std, *self.value.parameters()]
+        parameters = [*self.actor.parameters(), *self.value.parameters()]
         self.optimiser = torch.optim.Adam(parameters, lr=config.lr, eps=1e-5)
         self.iteration = 0
         self.rows: list[dict[str, float]] = []  # the learning curve
 
+    def std(self) -> float:
+        """Exploration width of this iteration. A learned one collapses too early."""
+        first, last = self.config.std
+        return first + (last - first) * self.iteration / self.config.iterations
+
     def log_prob(self, mean: Tensor, act: Tensor) -> Tensor:
-        return (-0.5 * ((act - mean) / self.log_std.exp()) ** 2 - self.log_std).sum(-1)
+        """Up to a constant: the width is no parameter."""
+        return -0.5 * (((act - mean) / self.std()) ** 2).sum(-1)
 
     def collect(self) -> tuple[Tensor, Tensor, Tensor]:
         """One episode each: obs [T, E, N, D], unclipped act [T, E, N, A], team reward [T, E]."""
         obs, act, rew = [], [], []
         now = reset(self.env, self.rng)
-        std = self.log_std.detach().exp().numpy()
+        std = np.float32(self.std())
         for _ in range(HORIZON):
             with torch.no_grad():
                 mean = torch.tanh(self.actor(torch.from_numpy(now))).numpy()
@@ -194,7 +199,7 @@ class MappoLearner:
         self.optimiser.param_groups[0]["lr"] = c.lr * (0.1 + 0.9 * left)
 
     def actor_weights(self) -> dict[str, np.ndarray]:
-        return weights(self.actor, self.log_std.detach().exp().numpy())
+        return weights(self.actor, np.full(ACT_DIM, self.std()))
 
     def env_steps(self) -> int:
         return self.iteration * self.config.n_envs * HORIZON
@@ -203,7 +208,6 @@ class MappoLearner:
         return {
             "actor": self.actor.state_dict(),
             "value": self.value.state_dict(),
-            "log_std": self.log_std.data,
             "optimiser": self.optimiser.state_dict(),
             "torch": torch.get_rng_state(),
             "numpy": self.rng.bit_generator.state,
@@ -214,7 +218,6 @@ class MappoLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.actor.load_state_dict(state["actor"])
         self.value.load_state_dict(state["value"])
-        self.log_std.data.copy_(state["log_std"])
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["torch"])
         self.rng.bit_generator.state = state["numpy"]

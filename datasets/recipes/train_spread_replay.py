@@ -50,11 +50,11 @@ class Matd3:
     n_envs: int = 20
     episodes: int = 4_000
     snapshots: int = 40
-    updates_per_step: int = 2  # gradient steps per lockstep step of all environments
+    updates_per_step: int = 1  # gradient steps per lockstep step of all environments
     actor_width: int = 64
     critic_width: int = 128
     batch_size: int = 256
-    lr: float = 5e-4
+    lr: float = 4e-4
     gamma: float = 0.95
     tau: float = 0.01
     noise: tuple[float, float] = (1.0, 0.2)  # exploration width, first and last
