@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmark import registry
+from benchmark import checkpoint, registry
 from benchmark.envs.spread import BEHAVIOURS, CONTACT_DISTANCE, HORIZON, Controller, load_actor
 from benchmark.errors import UserError
 from benchmark.evaluate import rollout
 from benchmark.protocol import EVALUATION_SEEDS, RECIPE_SEEDS
 from benchmark.reference import UniformPolicy
 from datasets.recipes import spread as recipe
+from datasets.recipes.train_spread import Mappo, MappoLearner
+from datasets.recipes.train_spread_replay import Matd3, Matd3Learner
 
 TASK = registry.task("mpe/spread-v1")
 GOLDEN_SEEDS = range(10_000, 10_064)
@@ -104,7 +107,8 @@ def test_force_moves_the_agent_along_its_axes() -> None:
     push[0, 0], push[0, 1] = (1, 0), (0, -1)
     env.step(push)
     moved = env.step(np.zeros((1, 3, 2))).obs[0, :, 2:4] - start[0, :, 2:4]
-    np.testing.assert_allclose(moved, [[0.05, 0], [0, -0.05], [0, 0]], atol=1e-6)
+    expected = np.array([[0.05, 0], [0, -0.05], [0, 0]])
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
 
 
 def test_pettingzoo_contract() -> None:
@@ -187,7 +191,8 @@ class Collected:
 def collect(monkeypatch: pytest.MonkeyPatch, tier: str, chunk: int = 1_000) -> Collected:
     monkeypatch.setitem(recipe.SIZES, tier, 80)
     monkeypatch.setattr(recipe, "CHUNK", chunk)
-    collected, done = Collected(), []
+    collected = Collected()
+    done: list[int] = []
     recipe.collect(TASK, tier, collected, done.append)
     assert done[-1] == 80
     return collected
@@ -240,6 +245,34 @@ def test_recipe_seeds_are_distinct_and_far_from_every_evaluation() -> None:
     assert len(np.unique(seeds)) == len(seeds) == 34_000
     assert seeds.min() >= 2**40 > EVALUATION_SEEDS.stop > RECIPE_SEEDS.stop
     assert recipe.seeds("medium", 5).tolist() == recipe.seeds("medium", 10_000)[:5].tolist()
+
+
+@pytest.mark.parametrize("name", ["mappo", "matd3"])
+def test_killed_training_goes_on_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    def step(learner: Any) -> None:
+        learner.update() if name == "mappo" else learner.run_round()
+
+    def make() -> Any:
+        if name == "mappo":
+            return MappoLearner(Mappo(work=tmp_path, n_envs=16, width=8, epochs=1))
+        return Matd3Learner(Matd3(work=tmp_path, n_envs=4, episodes=40, critic_width=8))
+
+    whole = make()
+    for _ in range(3):
+        step(whole)
+    killed = make()
+    step(killed)
+    checkpoint.save(tmp_path / "killed.safetensors", killed.state_dict())
+    resumed = make()
+    resumed.load_state_dict(checkpoint.load(tmp_path / "killed.safetensors"))
+    step(resumed)
+    step(resumed)
+    (plain, expected), (also, found) = (
+        checkpoint.flatten(learner.state_dict()) for learner in (whole, resumed)
+    )
+    assert plain == also
+    for key, tensor in expected.items():
+        np.testing.assert_array_equal(tensor.numpy(), found[key].numpy(), err_msg=key)
 
 
 def test_reference_ranks_random_expert_and_controller() -> None:

@@ -82,9 +82,8 @@ class SpreadArrays:
         force = np.clip(np.asarray(act, np.float32), -1, 1).transpose(2, 1, 0).astype(np.float64)
         force *= ACCELERATION  # [xy, N, E]
         depth = np.logaddexp(0, -(self.distance - CONTACT_DISTANCE) / CONTACT_MARGIN)
-        push = (
-            CONTACT_FORCE * self.delta / self.distance * (depth * CONTACT_MARGIN)
-        )  # [xy, pair, E]
+        depth *= CONTACT_MARGIN  # [pair, E]
+        push = CONTACT_FORCE * self.delta / self.distance * depth  # [xy, pair, E]
         for p, (i, j) in enumerate(PAIRS):
             force[:, i] += push[:, p]
             force[:, j] -= push[:, p]
@@ -97,9 +96,9 @@ class SpreadArrays:
         return Step(self._observe(), self._reward(), np.zeros(self.n_envs, bool), truncated)
 
     def _reward(self) -> Array:
-        """Reward [E, N]: minus the sum over landmarks of the nearest agent's distance, and minus
+        """Half the coverage (minus each landmark's distance to its nearest agent), half the
 
-        one for each agent that this one collides with, half each.
+        collisions (minus one for each agent that this one touches): [E, N].
         """
         shared = np.zeros(self.n_envs)
         for k in range(N):

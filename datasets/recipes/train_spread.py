@@ -114,9 +114,7 @@ class Mappo:
     lam: float = 0.95
     clip: float = 0.2
     std: tuple[float, float] = (0.6, 0.2)  # of the Gaussian, first and last; linear between
-    snapshot_growth: float = (
-        1.06  # snapshots at env steps that grow by this factor, at least one iteration apart
-    )
+    snapshot_growth: float = 1.06  # snapshots at env steps that grow by this factor
 
 
 def joint(obs: Tensor, t: Tensor) -> Tensor:
@@ -252,25 +250,22 @@ def publish(config: Mappo, rows: list[dict[str, float]]) -> None:
     """Write the expert, the medium behaviour and the learning curve to `config.out`."""
     uniform = TASK.spec.team(rollout(TASK, UniformPolicy(TASK.spec), EVALUATION))  # [E]
     zero, expert = float(uniform.mean()), rows[-1]
-    first = next(r for r in rows if share(r["sampled_return"], zero, expert["return"]) >= 1 / 3)
-    if share(first["sampled_return"], zero, expert["return"]) > 1 / 2:
+    shares = [(row["sampled_return"] - zero) / (expert["return"] - zero) for row in rows]
+    medium = next((row for row, x in zip(rows, shares, strict=True) if x >= 1 / 3), expert)
+    if not 1 / 3 <= shares[rows.index(medium)] <= 1 / 2:
         raise UserError(
-            "the curve leaps over the medium level; expected a smaller snapshot_growth."
+            f"{config.work}: no snapshot lies between a third and a half of the expert's score;"
+            " expected more --iterations or a smaller --snapshot-growth."
         )
-    for name, row in (("medium", first), ("expert", expert)):
+    for name, row in (("medium", medium), ("expert", expert)):
         data = snapshot(config, int(row["env_steps"])).read_bytes()
         files.write_bytes(config.out / f"{name}.safetensors", data)
-    names = {0: "random", first["env_steps"]: "medium", expert["env_steps"]: "expert"}
+    names = {0: "random", medium["env_steps"]: "medium", expert["env_steps"]: "expert"}
     sem = standard_error(uniform)
     start = {"return": zero, "sem": sem, "sampled_return": zero, "sampled_sem": sem}
     curve = [{"env_steps": 0} | start, *rows]
-    write_curve(
-        config.out / "mappo.csv", [r | {"name": names.get(r["env_steps"], "")} for r in curve]
-    )
-
-
-def share(value: float, zero: float, one: float) -> float:
-    return (value - zero) / (one - zero)
+    named = [row | {"name": names.get(row["env_steps"], "")} for row in curve]
+    write_curve(config.out / "mappo.csv", named)
 
 
 if __name__ == "__main__":
