@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
@@ -23,6 +24,7 @@ from datasets.samplers import Columns
 from datasets.schema import Meta, check_index, content_sha256
 
 BACKENDS = ("auto", "ram", "mmap", "shuffle")
+SETTLED = 2.0  # seconds since its last change after which a file's verification is remembered
 RAM_SHARE = 0.25  # of the free memory that "auto" gives a table
 
 
@@ -157,5 +159,6 @@ def _verify(path: FilePath, meta: Meta, arrays: Mapping[str, Any], card: Mapping
                 f" card lists {', '.join(card['content_sha256'])}, and {why}; make it again with"
                 f" `make data DATASET={meta.id} FORCE=1`."
             )
-    with contextlib.suppress(UserError):  # a read-only data folder: verify again next time
-        write_json(remembered, state)
+    if time.time() - status.st_mtime > SETTLED:
+        with contextlib.suppress(UserError):  # a read-only data folder: verify again next time
+            write_json(remembered, state)

@@ -37,8 +37,10 @@ from benchmark.task import Array, Group, TaskSpec
 
 FORMAT = "offmarl/1"
 SLAB_BYTES = 64 << 20  # large arrays are read and written in slabs of about this size
+TASK_ID = re.compile(r"[a-z][a-z0-9-]*/[a-z0-9][a-z0-9-]*-v\d+")
 DATASET_ID = re.compile(
-    r"(?P<namespace>[a-z][a-z0-9-]*)/(?P<name>[a-z0-9][a-z0-9-]*)/(?P<tier>[a-z][a-z0-9-]*)-v(?P<version>\d+)"
+    r"(?P<namespace>[a-z][a-z0-9-]*)/(?P<name>[a-z0-9][a-z0-9-]*)"
+    r"/(?P<tier>[a-z][a-z0-9-]*)-v(?P<version>\d+)"
 )
 
 
@@ -97,8 +99,10 @@ def _check_meta(meta: Meta) -> None:
         raise ValueError("finite observations have obs_dim = 1")
     if not DATASET_ID.fullmatch(meta.id):
         raise ValueError(f"id {meta.id[:80]!r} is not namespace/name/tier-vN")
-    if not isinstance(spec.id, str) or not isinstance(meta.content_sha256, str):
-        raise ValueError("spec.id and content_sha256 must be text")
+    if not TASK_ID.fullmatch(spec.id):
+        raise ValueError(f"spec.id {spec.id[:80]!r} is not namespace/name-vN")
+    if not isinstance(meta.content_sha256, str):
+        raise ValueError("content_sha256 must be text")
 
 
 def _integers(what: str, low: int, *values: Any) -> None:
