@@ -58,7 +58,13 @@ class BC(Algorithm):
     variants: ClassVar = {
         "default": Variant(
             steps={"smoke": 50, "quick": 10_000, "full": 100_000},
-            families={"meanfield/": {"batch_size": 32}},
+            families={
+                # A table of a few hundred numbers: 2,000 steps of 2,048 decisions settle it.
+                "meanfield/": {
+                    "batch_size": 32,
+                    "steps": {"smoke": 50, "quick": 2_000, "full": 20_000},
+                }
+            },
         )
     }
     stacks_seeds = True

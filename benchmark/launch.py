@@ -97,7 +97,12 @@ def run_jobs(jobs: Sequence[Job], workers: int = 0) -> list[Outcome]:
     outcomes: list[Outcome] = []
     limit = workers or cores()
     board = tqdm(
-        total=len(jobs), desc="runs", unit="run", position=0, leave=False, disable=len(jobs) < 2
+        total=len(jobs),
+        desc="runs",
+        unit="run",
+        position=0,
+        leave=False,
+        disable=True if len(jobs) < 2 else None,
     )
     free = list(range(limit, 0, -1)) if len(jobs) > 1 else [0]
     places: dict[int, int] = {}
@@ -114,6 +119,9 @@ def run_jobs(jobs: Sequence[Job], workers: int = 0) -> list[Outcome]:
                 running.remove(child)
                 free.append(places.pop(id(child)))
                 outcomes.append(child.close())
+                if not sys.stderr.isatty():  # no bars in a log: a line for each run that ended
+                    word = "failed" if outcomes[-1].code else "done"
+                    print(f"{child.job.label}: {word}, {len(outcomes)} of {len(jobs)}", flush=True)
                 board.update()
     except KeyboardInterrupt:
         for child in running:
@@ -141,7 +149,7 @@ def _start(job: Job, place: int) -> _Child:
         env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
         start_new_session=True,  # Ctrl-C reaches the parent alone, which tells its children
     )
-    bar = tqdm(total=1, desc=job.label, position=place, leave=False, unit="step", mininterval=0.5)
+    bar = tqdm(total=1, desc=job.label, position=place, leave=False, unit="step", disable=None)
     child = _Child(job, process, bar)
     child.follow()
     return child

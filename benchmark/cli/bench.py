@@ -213,7 +213,7 @@ def run(options: Bench) -> int:
         ready += runner.find_records(item, [own]) or []
     code = report(outcomes)
     if ready:
-        board.show(ready, options.out, chosen, options.algo)
+        board.show(ready, options.out, options.algo)
     print(f"done in {duration(time.perf_counter() - begun)}")
     return code
 
