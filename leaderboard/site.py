@@ -246,7 +246,7 @@ def _run(row: Row, run: Record, index: int) -> dict[str, Any]:
         "seed": run.seed,
         "status": f"failed: {run.reason}" if run.failed else "ok",
         "failed": run.failed,
-        "score": f"{row.points[index]:.1f}" if scored else "",
+        "score": f"{row.points[index]:z.1f}" if scored else "",
         "return": "" if run.failed else number(run.mean_return()),
         "exact": ", ".join(f"{name} {number(v)}" for name, v in sorted(run.exact.items())),
         "episodes": len(run.team_returns),

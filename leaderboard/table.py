@@ -70,7 +70,9 @@ def about(board: Board, rows: Sequence[Row]) -> list[str]:
     counts = [len(row.points) for row in rows if row.points]
     if any(count >= BOOTSTRAP_FROM for count in counts):
         sentences.append("Interquartile mean and 95% bootstrap interval over training seeds.")
-    if any(count < BOOTSTRAP_FROM for count in counts):
+    if counts and max(counts) == 1:
+        sentences.append("One training seed: no interval.")
+    elif any(count < BOOTSTRAP_FROM for count in counts):
         sentences.append(
             f"Fewer than {BOOTSTRAP_FROM} seeds: mean, 95% t-interval and each training seed."
         )
@@ -95,7 +97,7 @@ def plain(text: str) -> str:
 
 def number(value: float, digits: int = 4) -> str:
     """`digits` significant figures without an exponent for everyday sizes."""
-    if not value:
+    if abs(value) < 1e-9:  # rounding errors of an exact zero
         return "0"
     if 10**digits - 0.5 <= abs(value) < 1e7:
         return f"{value:.0f}"
@@ -108,7 +110,7 @@ def interval(row: Row) -> str:
         return ""
     if row.board.unscored:
         return f"{number(row.value.low)} to {number(row.value.high)}"
-    return f"{row.value.low:.1f} to {row.value.high:.1f}"
+    return f"{row.value.low:z.1f} to {row.value.high:z.1f}"
 
 
 def duration(seconds: float) -> str:
@@ -155,7 +157,7 @@ def _paper(row: Row) -> str:
 def _points(row: Row) -> str:
     if not row.points or len(row.points) >= BOOTSTRAP_FROM:
         return ""
-    shown = [f"{p:.1f}" if row.score else number(p) for p in row.points]
+    shown = [f"{p:z.1f}" if row.score else number(p) for p in row.points]
     if len(row.points) == len(row.seeds):
         shown = ["failed" if s in row.failed else p for s, p in zip(row.seeds, shown, strict=True)]
     return ", ".join(shown)
@@ -177,7 +179,7 @@ def columns(board: Board, rows: Sequence[Row]) -> tuple[list[Column], list[Colum
     if board.unscored:
         main = [raw[0], *main, *raw[1:]]
     else:
-        main = [Column("score", lambda r: _of(r.score), "{:.1f}".format), *main, *raw]
+        main = [Column("score", lambda r: _of(r.score), "{:z.1f}".format), *main, *raw]
     name = Column("algorithm", _name, right=False)
     results = [
         Column("#", lambda r: r.rank),

@@ -255,6 +255,7 @@ def test_no_records_make_an_empty_table_and_no_error() -> None:
     ("value", "shown"),
     [
         (0.0, "0"),
+        (-2e-13, "0"),
         (80.6667, "80.67"),
         (-1234.5678, "-1235"),
         (0.04, "0.04000"),
@@ -274,3 +275,10 @@ def test_a_cost_column_is_the_mean_over_seeds_and_memory_the_peak() -> None:
     row = by_label(summarise(items, FLOORS, scale))["omar"]
     assert row.train_seconds == 13.5
     assert row.peak_mb == 999.0
+
+
+def test_a_single_seed_claims_no_interval() -> None:
+    rows = summarise(runs("omar", [-1e-13], protocol_name="smoke"), FLOORS, scale)
+    assert "One training seed: no interval." in words(rows)
+    assert " to " not in words(rows[:1]).split("Levels")[1]
+    assert "-0.0" not in words(rows)
