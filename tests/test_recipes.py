@@ -1,0 +1,271 @@
+"""Recipes: discovery, hashes, making, cards, and what the mean-field recipes draw."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import datasets
+from benchmark import registry
+from benchmark.errors import UserError
+from benchmark.protocol import VERIFICATION_SEED
+from datasets import cardfile, recipe
+from datasets.recipes import meanfield
+
+SQUEEZE, BEACH = "meanfield/squeeze-n100/medium-v1", "meanfield/beach-bar-n16/medium-v1"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty folders of data and cards, and 30 episodes a dataset."""
+    monkeypatch.setenv("OFFLINE_MARL_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(cardfile, "CARDS", tmp_path / "cards")
+    monkeypatch.setattr(meanfield, "size", lambda task, tier: 30)
+    return tmp_path
+
+
+def make(dataset: str, **options: Any) -> datasets.Dataset:
+    datasets.make_dataset(dataset, progress=False, **options)
+    return datasets.load(dataset)
+
+
+# --------------------------------------------------------------------------------- discovery
+def test_the_catalogue_is_every_example_task_times_every_tier() -> None:
+    found = datasets.catalogue()
+    assert SQUEEZE in found
+    assert {f"mpe/spread/{tier}-v1" for tier in ("random", "medium", "expert")} <= set(found)
+    assert len(found) == len(set(found))
+    for dataset in found:
+        assert recipe.plan(dataset).id == dataset
+
+
+def test_reading_the_recipes_imports_none_of_them_and_no_torch() -> None:
+    code = (
+        "import sys, datasets; datasets.catalogue();"
+        "assert not [m for m in sys.modules if m.startswith('datasets.recipes.')];"
+        "assert 'torch' not in sys.modules and 'h5py' not in sys.modules"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_member_of_a_family_needs_no_entry() -> None:
+    planned = recipe.plan("meanfield/squeeze-n37/random-v1")
+    assert planned.task.spec.n_agents == 37
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("mpe/spred/medium-v1", "mpe/spread/medium-v1"),
+        ("meanfield/squeeze-n1000/medium-v2", "meanfield/squeeze-n1000/medium-v1"),
+        ("meanfield/squeeze-n100/expart-v1", "meanfield/squeeze-n100/expert-v1"),
+    ],
+)
+def test_an_unknown_id_names_the_nearest(wrong: str, right: str, home: Path) -> None:
+    with pytest.raises(UserError, match=f"did you mean '{right}'"):
+        datasets.load(wrong)
+
+
+def test_the_recipe_hash_follows_file_behaviours_version_tier_and_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    planned = recipe.plan(SQUEEZE)
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"1")
+    hashes = [planned.sha256(), replace(planned, tier="random").sha256()]
+    hashes.append(replace(planned, task=registry.task("meanfield/squeeze-n7-v1")).sha256())
+    hashes.append(replace(planned, recipe=replace(planned.recipe, version=2)).sha256())
+    monkeypatch.setattr(meanfield, "files", lambda tier: [weights])
+    hashes.append(planned.sha256())
+    weights.write_bytes(b"2")
+    hashes.append(planned.sha256())
+    monkeypatch.setattr(recipe, "packages", lambda names: {"numpy": "0"})
+    hashes.append(planned.sha256())
+    other = tmp_path / "meanfield.py"
+    other.write_text(planned.recipe.file.read_text() + "\n")
+    moved = replace(planned.recipe, file=other)
+    monkeypatch.setattr(recipe.Recipe, "module", lambda self: meanfield)
+    hashes.append(replace(planned, recipe=moved).sha256())
+    assert len(set(hashes)) == len(hashes)
+    assert planned.sha256() == planned.sha256()
+
+
+# ------------------------------------------------------------------------------------ making
+def test_making_twice_gives_the_same_content_and_leaves_the_card_alone(home: Path) -> None:
+    for dataset in (SQUEEZE, BEACH):
+        first = make(dataset).content_sha256
+        card = datasets.card(dataset)
+        assert card["content_sha256"] == [first]
+        assert make(dataset, force=True).content_sha256 == first
+        assert datasets.card(dataset) == card
+
+
+def test_only_catalogue_datasets_get_a_committed_card(home: Path) -> None:
+    assert datasets.rankable(make(SQUEEZE))
+    assert not datasets.rankable(make(BEACH))
+    assert [path.name for path in (home / "cards").iterdir()] == [
+        "meanfield--squeeze-n100--medium-v1.toml"
+    ]
+    assert datasets.path(BEACH).with_suffix(".toml").exists()
+
+
+def test_a_made_file_is_left_alone_unless_forced(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = datasets.make_dataset(SQUEEZE, progress=False)
+    before = path.stat().st_ino
+    datasets.make_dataset(SQUEEZE, progress=False)
+    assert path.stat().st_ino == before
+    assert "there already" in capsys.readouterr().out
+    datasets.make_dataset(SQUEEZE, progress=False, force=True)
+    assert path.stat().st_ino != before
+    assert "mean team return" in capsys.readouterr().out
+
+
+def test_a_missing_dataset_says_how_to_make_it(home: Path) -> None:
+    with pytest.raises(UserError, match=f"make data DATASET={SQUEEZE}"):
+        datasets.load(SQUEEZE)
+    assert datasets.load(SQUEEZE, make=True).n_episodes == 30
+    assert "30 episodes of at most 1 steps x 100 agents" in datasets.describe_cost(SQUEEZE)
+
+
+def test_a_recipe_that_fails_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("half way")
+
+    monkeypatch.setattr(meanfield, "tilted", fail)
+    with pytest.raises(RuntimeError):
+        datasets.make_dataset(SQUEEZE, progress=False)
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+def reseed(monkeypatch: pytest.MonkeyPatch, shift: float = 0.0) -> None:
+    """The same recipe on a processor whose floating point differs, exaggerated."""
+    monkeypatch.setattr(meanfield, "RECIPE_SEEDS", range(1500, 1600))
+    low, high = meanfield.SQUEEZE_MEANS
+    monkeypatch.setattr(meanfield, "SQUEEZE_MEANS", (low + shift, high + shift))
+
+
+def test_other_bits_of_an_equal_recipe_pass_and_are_listed_when_asked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make(SQUEEZE).content_sha256
+    reseed(monkeypatch)
+    data = make(SQUEEZE, force=True)
+    assert data.content_sha256 != first
+    assert datasets.rankable(data)
+    assert datasets.card(SQUEEZE)["content_sha256"] == [first]
+    data = make(SQUEEZE, record=True)
+    assert datasets.card(SQUEEZE)["content_sha256"] == [first, data.content_sha256]
+
+
+def test_data_that_differ_from_their_card_are_refused_and_not_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = make(SQUEEZE).content_sha256
+    reseed(monkeypatch, shift=4.0)
+    with pytest.raises(UserError, match="3 standard errors"):
+        datasets.make_dataset(SQUEEZE, progress=False, force=True)
+    assert datasets.load(SQUEEZE).content_sha256 == before
+    monkeypatch.setattr(meanfield, "size", lambda task, tier: 20)
+    with pytest.raises(UserError, match="episodes are 20, not 30"):
+        datasets.make_dataset(SQUEEZE, progress=False, force=True)
+
+
+def test_a_changed_recipe_asks_for_a_new_version(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(SQUEEZE)
+    reseed(monkeypatch)
+    monkeypatch.setattr(recipe.Plan, "sha256", lambda self: "0" * 64)
+    with pytest.raises(UserError, match=r"raise VERSION in meanfield\.py"):
+        datasets.make_dataset(SQUEEZE, progress=False)
+
+
+def test_a_file_under_anothers_name_is_refused(home: Path) -> None:
+    path = datasets.make_dataset(BEACH, progress=False)
+    other = "meanfield/beach-bar-n16/random-v1"
+    path.rename(datasets.path(other))
+    with pytest.raises(UserError, match=BEACH):
+        datasets.load(other)
+
+
+# ------------------------------------------------------------------------- mean-field recipes
+def test_every_episode_has_a_policy_and_a_seed_of_its_own(home: Path) -> None:
+    for dataset in (SQUEEZE, BEACH):
+        data = make(dataset)
+        assert data.policy.tolist() == list(range(30))
+        assert len(set(data.seeds.tolist())) == 30
+        assert data.seeds.min() >= VERIFICATION_SEED + 2**39
+        logp = data.arrays["steps/agents/logp"][data.starts[:-1]]
+        assert len(np.unique(logp[:, 0])) == 30
+
+
+def test_the_logged_probability_is_that_of_the_policy_that_acted(home: Path) -> None:
+    data = make(SQUEEZE)
+    task = registry.task("meanfield/squeeze-n100-v1")
+    model = task.model()
+    assert model is not None
+    logp = data.arrays["steps/agents/logp"]
+    for e in range(5):
+        rng = np.random.default_rng([int(data.seeds[e]), 1])
+        pi = meanfield.behaviour(task, "medium", model, model.solve(), rng)
+        assert np.allclose(logp[e], np.log(pi[0, 0][data.act[e]]), atol=1e-4)
+
+
+def test_data_do_not_depend_on_how_many_episodes_run_in_lockstep(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make(BEACH).content_sha256
+    monkeypatch.setattr(meanfield, "CHUNK", 16 * 7)
+    assert make(BEACH, force=True).content_sha256 == whole
+
+
+@pytest.mark.parametrize("name", ["meanfield/squeeze-n100", "meanfield/beach-bar-n64"])
+def test_tiers_differ_as_their_names_say(name: str, home: Path) -> None:
+    mean = {tier: make(f"{name}/{tier}-v1").returns.mean() for tier in meanfield.TIERS}
+    assert mean["random"] < mean["medium"] < mean["expert"]
+    if "squeeze" in name:
+        assert mean["random"] < 0.1
+        assert 0.15 < mean["medium"] < 0.5
+        assert 0.95 < mean["expert"] <= 1
+
+
+def test_medium_squeeze_holds_good_and_bad_episodes(home: Path) -> None:
+    returns = make(SQUEEZE).returns.mean(1)
+    assert (returns > 0.7).mean() > 0.1
+    assert (returns < 0.1).mean() > 0.2
+
+
+def test_a_tilted_policy_has_the_mean_it_was_asked_for() -> None:
+    pi = meanfield.random_policy(
+        registry.task("meanfield/squeeze-n7-v1").model(),  # type: ignore[arg-type]
+        np.random.default_rng(0),
+    )
+    for mean in (0.1, 1.0, 4.5, 8.5):
+        tilted = meanfield.tilted(pi, mean)[0, 0]
+        assert tilted.sum() == pytest.approx(1)
+        assert tilted @ np.arange(10) == pytest.approx(mean, abs=1e-6)
+
+
+def test_cards_say_what_the_data_cover(home: Path) -> None:
+    shares = {}
+    for tier in ("medium", "expert"):
+        dataset = f"meanfield/beach-bar-n64/{tier}-v1"
+        make(dataset)
+        found = datasets.card(dataset)["statistics"]
+        assert 0 < found["mu_coverage"] <= 1
+        assert found["state_action_coverage"] == 1.0
+        shares[tier] = found["mu_spread"]
+    assert shares["medium"] > 1.2 * shares["expert"]
+    assert datasets.mean_return("meanfield/beach-bar-n64/expert-v1") == found["return_mean"]
+    assert datasets.mean_return("meanfield/beach-bar-n64/random-v1") is None
