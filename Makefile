@@ -19,7 +19,7 @@ need = $(if $($(1)),,$(error $(1) is missing; expected for example: make $@ $(1)
 plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
 common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
 
-.PHONY: help setup bench train grid data datasets check reference leaderboard plots site \
+.PHONY: help setup bench train grid data datasets check reference leaderboard plots site readme \
         perf lint test test-slow clean
 
 help: ## list the targets
@@ -74,6 +74,9 @@ plots: setup ## draw the comparison plots of the committed records
 
 site: setup ## build the one-file page of the committed records
 	@$(RUN) site $(ARGS)
+
+readme: setup ## fill the README's tables and figures from the committed records
+	@$(RUN) readme $(ARGS)
 
 perf: setup ## measure loader, evaluation and sampler speed against plain counterparts
 	@for file in tests/perf/bench_*.py; do $(BIN)/python $$file $(ARGS); done

@@ -121,8 +121,8 @@ class Algorithm(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def cost(self) -> dict[str, float]:
-        """Cost columns known to the algorithm: `parameters` of one seed, `sampler_steps` of one
-        action.
+        """Costs known to the algorithm: `parameters` of one seed, `sampler_steps` of one action,
+        and any others by a name of their own. Must not change the state.
         """
         return {}
 

@@ -31,6 +31,7 @@ class Cost:
     parameters: int
     sampler_steps: int  # network calls for one action; 1 for a plain policy
     device: str
+    extra: dict[str, float] = field(default_factory=dict)  # costs that only some algorithms have
 
 
 @dataclass(frozen=True)

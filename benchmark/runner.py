@@ -31,6 +31,7 @@ from benchmark.task import Array, Task
 from benchmark.tracking import Sink
 from benchmark.train import Progress, Run, Trainer, blame
 
+COLUMNS = ("parameters", "sampler_steps")  # costs of an algorithm that have a column of their own
 THREADS = 1  # per process: bits depend on the count, and small networks gain nothing from a second
 
 
@@ -221,6 +222,7 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
         parameters=int(cost.get("parameters", 0)),
         sampler_steps=int(cost.get("sampler_steps", 1)),
         device=run.device,
+        extra={name: float(v) for name, v in sorted(cost.items()) if name not in COLUMNS},
     )
     base = Record(
         key=run.key,

@@ -233,6 +233,19 @@ class Site:
         return board.site(self)
 
 
+@dataclass(frozen=True)
+class Readme:
+    """Fill the README's tables and figures from the committed records."""
+
+    check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write nothing; fail where the README is not what the records say."""
+
+    def run(self) -> int:
+        from benchmark.cli import readme
+
+        return readme.run(self)
+
+
 COMMANDS = {
     "bench": Bench,
     "train": Train,
@@ -245,4 +258,5 @@ COMMANDS = {
     "leaderboard": Leaderboard,
     "plots": Plots,
     "site": Site,
+    "readme": Readme,
 }
