@@ -165,7 +165,7 @@ def _tick(row: Row) -> str:
     notes = [note for note in (mark(row), row.execution) if note]
     if row.failed:
         notes.append(f"{len(row.failed)}/{len(row.seeds)} failed")
-    if row.rank is None:
+    if row.rank is None and row.kind == "algorithm":
         notes.append("not ranked")
     return f"{plain(row.label)}\n{', '.join(notes)}"
 
