@@ -4,8 +4,8 @@ Paper: Li, Wang and Jin, arXiv:2605.30190. We could read its abstract only, so t
 reconstruction from that and from the works it builds on. No number here can be compared with the
 paper's tables.
 
-A particle is one agent's trajectory tau in R^D, D = H (O + A): states and actions as one-hot blocks
-of +-1 (no state block where the game has one state). A population is a set of exchangeable
+A particle is one agent's trajectory tau in R^(H x D), D = O + A: states and actions as one-hot
+blocks of +-1 (no state block where the game has one state). A population is a set of exchangeable
 particles, with the empirical law nu.
 
 E1  objective: F(nu) = (1/N) KL(nu || nu_data) - beta E_nu[(1/N) sum_i R(tau_i, mu)], the
@@ -182,12 +182,12 @@ class MFDiffuser(Algorithm):
             spec.n_actions or 1,
         )
         self.state_width = self.n_obs if self.n_obs > 1 else 0  # a single state is no information
-        self.dim = self.horizon * (self.state_width + self.n_actions)
+        self.shape = (self.horizon, self.state_width + self.n_actions)
         self.step = 0
         self.generator = torch.Generator(device).manual_seed(seeds[0])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds[0])
-            self.net = SetDenoiser(self.dim, config.width, config.blocks, config.interaction)
+            self.net = SetDenoiser(*self.shape, config.width, config.blocks, config.interaction)
             self.head = PolicyHead(self.horizon, self.n_obs, self.n_actions, config.distil_width)
         self.net.to(device)
         self.head.to(device)
@@ -229,31 +229,29 @@ class MFDiffuser(Algorithm):
         )
 
     def encode(self, obs: Tensor, act: Tensor) -> Tensor:
-        """Particles [B, M, D] of +-1 from states and actions [B, H, M]."""
+        """Particles [B, M, H, D] of +-1 from states and actions [B, H, M]."""
         parts = [nn.functional.one_hot(act, self.n_actions)]
         if self.state_width:
             parts.insert(0, nn.functional.one_hot(obs, self.n_obs))
-        steps = torch.cat(parts, -1).transpose(1, 2)  # [B, M, H, O + A]
-        return steps.flatten(2).float() * 2 - 1
+        return torch.cat(parts, -1).transpose(1, 2).float() * 2 - 1
 
     def decode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """States and actions [P, H, N] of particles [P, N, D]: the largest of each block."""
-        steps = x.unflatten(2, (self.horizon, -1)).transpose(1, 2)  # [P, H, N, O + A]
-        act = steps[..., self.state_width :].argmax(-1)
+        """States and actions [P, H, N] of particles [P, N, H, D]: the largest of each block."""
+        act = x[..., self.state_width :].argmax(-1).transpose(1, 2)
         if not self.state_width:
             return torch.zeros_like(act), act
-        return steps[..., : self.state_width].argmax(-1), act
+        return x[..., : self.state_width].argmax(-1).transpose(1, 2), act
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        x0 = self.encode(batch.obs[..., 0], batch.act)  # [B, M, D]
+        x0 = self.encode(batch.obs[..., 0], batch.act)  # [B, M, H, D]
         agent = batch.agent[:, None] + torch.arange(x0.shape[1], device=x0.device)  # [B, M]
         weight = self.weights[batch.episode[:, None], agent]  # [B, M]
         k = torch.rand(len(x0), generator=self.generator, device=x0.device)  # [B]
         eps = torch.randn(x0.shape, generator=self.generator, device=x0.device)
         x = add_noise(x0, eps, k)
-        given = self.state_width  # channels of s_0
-        x[..., :given] = x0[..., :given]
-        loss = denoising_loss(self.net(x, k)[..., given:], x0[..., given:], weight, k)
+        x[:, :, 0, : self.state_width] = x0[:, :, 0, : self.state_width]
+        predicted, given = self.net(x, k).flatten(2), self.state_width
+        loss = denoising_loss(predicted[..., given:], x0.flatten(2)[..., given:], weight, k)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
@@ -288,7 +286,7 @@ class MFDiffuser(Algorithm):
         start = start[:, : self.state_width]
 
         def clamp(x: Tensor) -> Tensor:
-            x[..., : self.state_width] = start[: x.shape[1]]
+            x[:, :, 0, : self.state_width] = start[: x.shape[1]]
             return x
 
         def denoise(x: Tensor, k: Tensor) -> Tensor:
@@ -298,7 +296,7 @@ class MFDiffuser(Algorithm):
                 subset = x[:, order[: config.context]]
             return self.ema(x, k.expand(len(x)), subset)
 
-        x0 = sample(denoise, clamp, state, populations, self.dim, levels, generator)
+        x0 = sample(denoise, clamp, state, populations, self.shape, levels, generator)
         return self.decode(x0)
 
     def finish(self) -> None:

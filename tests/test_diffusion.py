@@ -93,7 +93,7 @@ def test_ddim_with_the_exact_gaussian_denoiser_samples_the_gaussian() -> None:
         return mean + gain * (x - level.sqrt() * mean)
 
     levels = (Level(20_000, 200),)
-    x = sample(denoise, free, no_state(20_000), 1, 1, levels, seeded())
+    x = sample(denoise, free, no_state(20_000), 1, (1,), levels, seeded())
     assert x.mean().item() == pytest.approx(mean, abs=0.01)
     assert x.var().item() == pytest.approx(variance, rel=0.1)
 
@@ -101,18 +101,18 @@ def test_ddim_with_the_exact_gaussian_denoiser_samples_the_gaussian() -> None:
 @pytest.fixture
 def denoiser() -> SetDenoiser:
     torch.manual_seed(0)
-    return SetDenoiser(dim=6, width=16, blocks=2)
+    return SetDenoiser(steps=4, dim=6, width=16, blocks=2)
 
 
 def test_denoiser_is_permutation_equivariant_and_takes_any_size(denoiser: SetDenoiser) -> None:
-    x, k = torch.randn(2, 9, 6), torch.tensor([0.2, 0.8])
+    x, k = torch.randn(2, 9, 4, 6), torch.tensor([0.2, 0.8])
     order = torch.randperm(9)
     torch.testing.assert_close(denoiser(x[:, order], k), denoiser(x, k)[:, order])
-    assert denoiser(torch.randn(2, 40, 6), k).shape == (2, 40, 6)
+    assert denoiser(torch.randn(2, 40, 4, 6), k).shape == (2, 40, 4, 6)
 
 
 def test_context_stands_for_the_population(denoiser: SetDenoiser) -> None:
-    x, k = torch.randn(2, 9, 6), torch.tensor([0.2, 0.8])
+    x, k = torch.randn(2, 9, 4, 6), torch.tensor([0.2, 0.8])
     torch.testing.assert_close(denoiser(x, k, context=x), denoiser(x, k))
     # With a context, a particle no longer depends on its neighbours, only on the context.
     part = denoiser(x[:, :3], k, context=x)
@@ -123,8 +123,8 @@ def test_context_stands_for_the_population(denoiser: SetDenoiser) -> None:
 @pytest.mark.parametrize("interaction", [True, False])
 def test_interaction_is_what_lets_particles_feel_each_other(interaction: bool) -> None:
     torch.manual_seed(0)
-    net = SetDenoiser(dim=6, width=16, blocks=2, interaction=interaction)
-    x, k = torch.randn(1, 5, 6), torch.tensor([0.5])
+    net = SetDenoiser(steps=4, dim=6, width=16, blocks=2, interaction=interaction)
+    x, k = torch.randn(1, 5, 4, 6), torch.tensor([0.5])
     moved = x.clone()
     moved[0, 0] += 1
     felt = not torch.equal(net(x, k)[0, 1:], net(moved, k)[0, 1:])
@@ -171,7 +171,7 @@ def test_branching_keeps_the_noise_level() -> None:
         return torch.full_like(x, target)
 
     levels = (Level(5_000, 3), Level(20_000, 1))
-    sample(denoise, free, no_state(20_000), 1, 1, levels, seeded())
+    sample(denoise, free, no_state(20_000), 1, (1,), levels, seeded())
     x, k = seen[-1]
     level = alpha_bar(k)
     for part in (x[0, :5_000, 0], x[0, 5_000:, 0]):
@@ -191,7 +191,7 @@ def test_late_branching_leaves_the_spread_of_the_coarse_population(
         return level.sqrt() * variance / (level * variance + 1 - level) * x
 
     levels = (Level(16, first_steps), Level(256, 20 - first_steps))
-    x = sample(denoise, free, no_state(256), 400, 1, levels, seeded())
+    x = sample(denoise, free, no_state(256), 400, (1,), levels, seeded())
     ratio = 256 * x.mean(1).var() / x.var()
     assert low < ratio.item() < high
 
@@ -208,5 +208,5 @@ def test_sampler_keeps_what_is_given() -> None:
         return x
 
     levels = (Level(16, 5), Level(64, 5))
-    x = sample(denoise, clamp, no_state(64), 2, 3, levels, seeded())
+    x = sample(denoise, clamp, no_state(64), 2, (3,), levels, seeded())
     assert torch.equal(x[..., 0], given.expand(2, 64))

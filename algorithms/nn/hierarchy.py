@@ -79,22 +79,22 @@ def sample(
     clamp: Callable[[Tensor], Tensor],
     state: Tensor,
     populations: int,
-    dim: int,
+    shape: tuple[int, ...],
     levels: tuple[Level, ...],
     generator: torch.Generator,
 ) -> Tensor:
-    """Clean particles [populations, N, dim] from noise, by DDIM through the levels.
+    """Clean particles [populations, N, *shape] from noise, by DDIM through the levels.
 
-    denoise: (x [P, n, dim], k []) -> x0 of that shape. clamp: writes what is given of the first n
-    particles into x. state: [N] initial states, shared by the populations.
+    denoise: (x [P, n, *shape], k []) -> x0 of that shape. clamp: writes what is given of the first
+    n particles into x. state: [N] initial states, shared by the populations.
     """
     device = state.device
     times = time_grid(sum(level.steps for level in levels), device)
 
     def noise(n: int) -> Tensor:
-        return torch.randn(populations, n, dim, generator=generator, device=device)
+        return torch.randn(populations, n, *shape, generator=generator, device=device)
 
-    x = clamp(noise(levels[0].particles))  # [P, n, dim]
+    x = clamp(noise(levels[0].particles))  # [P, n, *shape]
     x0, i = x, 0
     for level in levels:
         known = x.shape[1]
