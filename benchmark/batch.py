@@ -63,13 +63,18 @@ class Dataset(Protocol):
     id: str  # namespace/name/tier-vN
     spec: TaskSpec
     starts: np.ndarray  # [E + 1] int64
-    returns: np.ndarray  # [E, N] float64 per-agent returns
-    obs: np.ndarray  # [S, N, D]; read-only, maybe a memory map
-    act: np.ndarray  # [S, N, A] or [S, N]
-    rew: np.ndarray  # [S, N]
     policy: np.ndarray  # [E] int, id of the behaviour policy of each episode
     card: dict[str, Any]
     content_sha256: str  # over names, dtypes, shapes and values
+
+    @property
+    def obs(self) -> np.ndarray: ...  # [S, N, D]; read-only, maybe a memory map
+    @property
+    def act(self) -> np.ndarray: ...  # [S, N, A] or [S, N]
+    @property
+    def rew(self) -> np.ndarray: ...  # [S, N]
+    @property
+    def returns(self) -> np.ndarray: ...  # [E, N] float64 per-agent returns
 
     @property
     def n_steps(self) -> int: ...

@@ -34,10 +34,13 @@ class Trained:
     ) -> Array:
         """obs [E, N, D] -> [E, N, A] in [-1, 1], or [E, N] integers; t: step in the episode."""
         k = len(self.group.seeds)
-        stacked = (None if x is None else np.broadcast_to(x, (k, *x.shape)) for x in (alive, mask))
-        return self.group.act(np.broadcast_to(obs, (k, *obs.shape)), *stacked, t, deterministic)[
-            self.k
-        ]
+
+        def stack(x: Array) -> Array:
+            return np.broadcast_to(x, (k, *x.shape))
+
+        stacked_alive = None if alive is None else stack(alive)
+        stacked_mask = None if mask is None else stack(mask)
+        return self.group.act(stack(obs), stacked_alive, stacked_mask, t, deterministic)[self.k]
 
     def policy_table(self) -> Array:
         """Finite games: pi[h, o, a]."""

@@ -24,10 +24,10 @@ def run(options: Check) -> int:
         )
     results: list[Result]
     if options.algo:
-        from benchmark.checks.algorithm import check_algorithm
+        from benchmark.checks.algorithm import AlgorithmSubject, check_algorithm
 
         cls = algorithms.registry(options.plugin).cls(options.algo)
-        results = check_algorithm(cls, options.algo)
+        results = check_algorithm(AlgorithmSubject(options.algo, cls))
     elif options.task:
         from benchmark.checks.task import CHECKS as TASK_CHECKS
 

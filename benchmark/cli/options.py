@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 ProtocolName = Literal["smoke", "quick", "full"]
-Hidden = tyro.conf.Suppress
+Config = Annotated[tuple[str, ...], tyro.conf.Suppress]  # `--config.name value` pairs
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Bench:
     """Further places for the losses."""
     device: str = "cpu"
     """Where to train."""
-    config: Hidden[tuple[str, ...]] = ()
+    config: Config = ()
 
     def run(self) -> int:
         from benchmark.cli import bench
@@ -76,7 +76,7 @@ class Train:
     """Where to train."""
     progress: Literal["bar", "lines", "none"] = "bar"
     """How progress is shown; lines are for a program that reads them."""
-    config: Hidden[tuple[str, ...]] = ()
+    config: Config = ()
 
     def run(self) -> int:
         from benchmark.cli import bench
@@ -104,7 +104,7 @@ class Grid:
     """Folder of records; default: records under --out."""
     workers: int = 0
     """Processes at once; 0: one per core."""
-    config: Hidden[tuple[str, ...]] = ()
+    config: Config = ()
 
     def run(self) -> int:
         from benchmark.cli import bench
@@ -246,7 +246,7 @@ class Readme:
         return readme.run(self)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Any] = {
     "bench": Bench,
     "train": Train,
     "grid": Grid,

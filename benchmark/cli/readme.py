@@ -54,19 +54,15 @@ def effects(records: list[Record]) -> str:
     optimum = scores(records, WEIGHTED).mean() / 100
     gain = (scores(records, WEIGHTED).mean() - scores(records, UNWEIGHTED).mean()) / 100
     met = optimum >= 0.85 and gain >= 0.2
-    return "\n".join(
-        [
-            f"On `{BENCH}`, from the records in `leaderboard/results/`:",
-            "",
-            f"- **Value weighting**: `{WEIGHTED}` scores {spoken(records, WEIGHTED)}, the same without"
-            f" weights (`{UNWEIGHTED}`) {spoken(records, UNWEIGHTED)}. The effect that was looked for (at"
-            f" least 0.85 of the optimum, and 0.2 above unweighted) is {'met' if met else 'not met'}:"
-            f" {optimum:.2f} and {gain:+.2f}.",
-            f"- **Coarse-to-fine sampling**: `{COARSE}` scores {spoken(records, COARSE)}; it generates a"
-            f" population of 1,000 in {coarse:.0f} ms, where flat sampling takes {flat:.0f} ms"
-            f" ({flat / coarse:.1f}x).",
-        ]
-    )
+    verdict = "met" if met else "not met"
+    return f"""On `{BENCH}`, from the records in `leaderboard/results/`:
+
+- **Value weighting**: `{WEIGHTED}` scores {spoken(records, WEIGHTED)}, the same without weights
+  (`{UNWEIGHTED}`) {spoken(records, UNWEIGHTED)}. The effect looked for (at least 0.85 of the
+  optimum, and 0.2 above unweighted) is {verdict}: {optimum:.2f} and {gain:+.2f}.
+- **Coarse-to-fine sampling**: `{COARSE}` scores {spoken(records, COARSE)}. It generates a
+  population of 1,000 in {coarse:.0f} ms, where flat sampling takes {flat:.0f} ms, a factor of
+  {flat / coarse:.1f}."""
 
 
 def run(options: Readme) -> int:
