@@ -208,7 +208,7 @@ def check_update(subject: AlgorithmSubject, data: ToyDataset) -> None:
     group = build(subject, data, SEEDS)
     before, rngs = tensors(group), generators(SEEDS)
     for _ in range(UPDATES):
-        batch = group.sample(data, rngs)
+        batch: Any = group.sample(data, rngs)
         if isinstance(group, PerSeed):  # what the algorithm itself returns, before it is stacked
             _check_losses(group.members[0].update(batch[0]), ((),))
         else:
