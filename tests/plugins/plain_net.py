@@ -18,7 +18,7 @@ from benchmark.batch import Batch
 class Config:
     width: int = 16  # hidden units
     lr: float = 1e-2  # of SGD with momentum and a decaying schedule
-    batch_size: int = 32
+    batch_size: int = 32  # transitions
 
 
 class PlainNet(Algorithm):
@@ -59,7 +59,10 @@ class PlainNet(Algorithm):
         self.net.eval()
         one_hot = nn.functional.one_hot(torch.as_tensor(obs[..., 0]), self.spec.n_obs).float()
         with torch.no_grad():
-            p = self.net(one_hot.flatten(0, 1)).softmax(-1)
+            logits = self.net(one_hot.flatten(0, 1))  # [E * N, actions]
+        if mask is not None:
+            logits[~torch.as_tensor(mask).flatten(0, 1)] = -torch.inf
+        p = logits.softmax(-1)
         self.net.train()
         return torch.multinomial(p, 1, generator=self.noise).view(obs.shape[:2]).numpy()
 
