@@ -65,7 +65,7 @@ def measure(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, dict[str, An
     """Counts, team returns, and for finite games what part of the game the data cover."""
     start = arrays["index/start"][()]
     n_episodes, lengths = len(start) - 1, np.diff(start)
-    team = spec.team(agent_returns(spec, arrays))  # [E]
+    team = team_returns(spec, arrays)
     counts = {
         "episodes": n_episodes,
         "steps": int(start[-1]),
@@ -83,6 +83,20 @@ def measure(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, dict[str, An
     if spec.finite:
         statistics |= coverage(spec, arrays)
     return {"counts": counts, "statistics": statistics}
+
+
+def team_returns(spec: TaskSpec, arrays: Mapping[str, Any]) -> Array:
+    """Team return [E] of each episode; populations are summed without holding [E, N] in memory."""
+    if spec.team_return not in ("mean", "sum"):
+        return spec.team(agent_returns(spec, arrays))
+    start = arrays["index/start"][()]
+    total = np.zeros(start[-1])  # [S]
+    for group in spec.groups:
+        rew = arrays[f"steps/{group.name}/rew"]
+        for rows in slabs(rew):
+            total[rows] += np.asarray(rew[rows], np.float64).sum(1)
+    team = np.add.reduceat(total, start[:-1])
+    return team / spec.n_agents if spec.team_return == "mean" else team
 
 
 def agent_returns(spec: TaskSpec, arrays: Mapping[str, Any]) -> Array:

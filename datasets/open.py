@@ -2,8 +2,8 @@
 
 HDF5 files can point out of themselves (external storage, external and soft links, virtual
 datasets), load filter libraries, and declare any size. Other people's files come through here, so
-everything that the format `offmarl/1` does not need is refused before a byte of data is read. See
-THREATS in the test corpus, `tests/test_datasets.py`.
+everything that the format `offmarl/1` does not need is refused before a byte of data is read. The
+malformed files that it was tried on stand in `tests/test_datasets.py`.
 """
 
 from __future__ import annotations

@@ -39,15 +39,16 @@ class Columns:
         self.wide = {"obs": True, "act": not spec.discrete}
 
     def view(self, rows: Tensor, name: str, shape: tuple[int, ...], skip: int = 0) -> Tensor:
-        """View of a field of contiguous `rows` [K, B, T, m, C], without its width where that is 1.
+        """View of a field of contiguous rows [K * B, L, m, C], without its width where that is 1.
 
         shape is the K, B, T, m to take, from row `skip` of each window on.
         """
-        size, stride = shape, rows.stride()
-        if name in ("obs", "act") and self.wide[name]:
-            size = (*shape, self.widths[name])
-        offset = rows.storage_offset() + skip * stride[2] + self.first[name]
-        return rows.as_strided(size, stride[: len(size)], offset)
+        _, length, m, total = rows.shape
+        window, step = length * m * total, m * total
+        stride, offset = (shape[1] * window, window, step, total), skip * step + self.first[name]
+        if self.wide.get(name):
+            return rows.as_strided((*shape, self.widths[name]), (*stride, 1), offset)
+        return rows.as_strided(shape, stride, offset)
 
 
 class Rows(Protocol):
@@ -75,9 +76,9 @@ class Episodes:
         step = np.arange(self.n_steps)
         # [S, 3]: the episode, the step in it, and the row of a Table
         self.steps = np.stack([episode, step - starts[:-1][episode], step + episode], axis=1)
-        ends = np.zeros((2, self.n_steps), np.float32)  # terminated, truncated
-        ends[:, starts[1:] - 1] = terminated, truncated
-        self.terminated, self.truncated = (torch.from_numpy(row.copy()) for row in ends)
+        ends = np.zeros((self.n_steps, 2), np.float32)
+        ends[starts[1:] - 1] = np.stack([terminated, truncated], 1)
+        self.ends = torch.from_numpy(ends)  # [S, 2] terminated, truncated
 
 
 def fill(
@@ -206,16 +207,13 @@ class Sampler:
         k, b = steps.shape
         at = steps.ravel()
         known = self.index.steps.take(at, axis=0)  # [K * B, 3]
-        found = self.rows.gather(known, 2, None if agent is None else agent.ravel(), m)
-        rows = found.view(k, b, 2, m, -1)
-        picked = torch.from_numpy(at)
+        rows = self.rows.gather(known, 2, None if agent is None else agent.ravel(), m)
         return self._batch(
             rows,
             known.reshape(k, b, 3),
             agent,
             (k, b, 1, m),
-            terminated=self.index.terminated.take(picked).view(k, b, 1),
-            truncated=self.index.truncated.take(picked).view(k, b, 1),
+            ends=self.index.ends.index_select(0, torch.from_numpy(at)),
             valid=torch.ones(k, b, 1, dtype=torch.bool),
             next_obs=self.rows.columns.view(rows, "obs", (k, b, 1, m), skip=1),
             mu=None if self.mu is None else self.mu[at].reshape(k, b, 1, -1),
@@ -226,24 +224,22 @@ class Sampler:
         k, b = steps.shape
         at = steps.ravel()
         known = self.index.steps.take(at, axis=0)
-        found = self.rows.gather(known, length, None if agent is None else agent.ravel(), m)
-        now = found.view(k, b, length, m, -1)
+        rows = self.rows.gather(known, length, None if agent is None else agent.ravel(), m)
         left = self.index.lengths[known[:, EPISODE]] - known[:, STEP]
         inside = np.arange(length) < left[:, None]  # [K * B, T]
         places = np.minimum(at[:, None] + np.arange(length), self.index.n_steps - 1)
-        picked, valid = torch.from_numpy(places), torch.from_numpy(inside)
+        valid = torch.from_numpy(inside)
         mu = None
         if self.mu is not None:
             mu = (self.mu[places] * inside[..., None]).reshape(k, b, length, -1)
         if not inside.all():
-            now = now.masked_fill(~valid.view(k, b, length, 1, 1), 0.0)
+            rows = rows.masked_fill(~valid[..., None, None], 0.0)
         return self._batch(
-            now,
+            rows,
             known.reshape(k, b, 3),
             agent,
             (k, b, length, m),
-            terminated=(self.index.terminated.take(picked) * valid).view(k, b, length),
-            truncated=(self.index.truncated.take(picked) * valid).view(k, b, length),
+            ends=self.index.ends[torch.from_numpy(places)] * valid[..., None],
             valid=valid.view(k, b, length),
             next_obs=None,
             mu=mu,
@@ -256,8 +252,7 @@ class Sampler:
         agent: Array | None,
         shape: tuple[int, ...],
         *,
-        terminated: Tensor,
-        truncated: Tensor,
+        ends: Tensor,
         valid: Tensor,
         next_obs: Tensor | None,
         mu: Array | None,
@@ -267,6 +262,7 @@ class Sampler:
         if self.spec.n_obs is not None:
             obs, next_obs = obs.long(), None if next_obs is None else next_obs.long()
         episode = known[..., EPISODE]
+        terminated, truncated = ends.view(*shape[:3], 2).unbind(-1)
         return Batch(
             obs=obs,
             act=act.long() if self.spec.discrete else act,

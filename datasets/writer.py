@@ -75,6 +75,7 @@ class Writer:
         )
         self.sizes = None if n_steps is None or n_episodes is None else (n_steps, n_episodes)
         self.waiting: list[Chunk] = []
+        self.waiting_bytes = 0
         self.file: Any = None
         self.n_steps = self.n_episodes = self.appended = 0
         self.logged: tuple[bool, bool] | None = None  # whether logp and alive come with the chunks
@@ -164,7 +165,8 @@ class Writer:
             self._write(chunk)
             return
         self.waiting.append(chunk)
-        if sum(array.nbytes for one in self.waiting for array in one.arrays()) > MAX_WAITING:
+        self.waiting_bytes += sum(array.nbytes for array in chunk.arrays())
+        if self.waiting_bytes > MAX_WAITING:
             raise UserError(
                 f"{self.path}: more than {MAX_WAITING >> 30} GiB of episodes wait in memory; give"
                 " the Writer n_steps and n_episodes, so that it can write them straight to disk."
