@@ -36,7 +36,7 @@ class Trained:
         k = len(self.group.seeds)
 
         def stack(x: Array) -> Array:
-            return np.broadcast_to(x, (k, *x.shape))
+            return np.repeat(x[None], k, 0)
 
         stacked_alive = None if alive is None else stack(alive)
         stacked_mask = None if mask is None else stack(mask)
