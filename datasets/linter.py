@@ -158,8 +158,8 @@ def _duplicates(data: Dataset) -> list[str]:
         rows = slice(int(data.starts[e]), int(data.starts[e + 1]))
         key = []
         for group in groups:
-            parts = [data.arrays[f"steps/{group.name}/{name}"][rows] for name in ("act", "rew")]
-            parts.append(data.arrays[f"steps/{group.name}/obs"][rows])
+            names = [f"steps/{group.name}/{name}" for name in ("obs", "act", "rew", "logp")]
+            parts = [data.arrays[name][rows] for name in names if name in data.arrays]
             agents = [part.swapaxes(0, 1).reshape(group.n_agents, -1) for part in parts]
             key.append(hash(tuple(sorted(hash(a.tobytes()) for a in np.hstack(agents)))))
         first = seen.setdefault(tuple(key), e)

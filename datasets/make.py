@@ -50,7 +50,7 @@ def make_dataset(
 
     A file of the same recipe that is there already is left alone unless `force`. Where a card
     exists, the new content must be listed in it, or come from an equal recipe with statistics
-    within 3 standard errors; `record` then adds it to the card's list.
+    within 3 standard errors; `record` then enters content and recipe into the card.
     """
     planned, path, known = plan(dataset_id), library.path(dataset_id), library.card(dataset_id)
     recipe_sha256 = planned.sha256()
@@ -140,13 +140,18 @@ def _settle(planned: Plan, known: dict[str, Any], new: dict[str, Any], record: b
     content = new["content_sha256"][0]
     if not known:
         cardfile.write_card(home, new)
-    elif content not in known["content_sha256"]:
-        why = cardfile.mismatch(known, new["recipe_sha256"], new)
-        if why:
-            raise UserError(
-                f"{planned.id}: the data just made are not those of the card {home.name}: {why}; if"
-                f" the recipe was changed on purpose, raise VERSION in {planned.recipe.file.name}."
-            )
-        if record:
+        return
+    listed = content in known["content_sha256"]
+    why = "" if listed else cardfile.mismatch(known, new["recipe_sha256"], new)
+    if why:
+        raise UserError(
+            f"{planned.id}: the data just made are not those of the card {home.name}: {why}; if"
+            f" the recipe was changed on purpose, raise VERSION in {planned.recipe.file.name}."
+        )
+    if record:
+        # Equal content proves that an edited recipe still makes the same data.
+        known["recipe_sha256"] = new["recipe_sha256"]
+        known["packages"] = new["packages"]
+        if not listed:
             known["content_sha256"].append(content)
-            cardfile.write_card(home, known)
+        cardfile.write_card(home, known)

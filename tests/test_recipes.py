@@ -14,6 +14,7 @@ import datasets
 from benchmark import registry
 from benchmark.errors import UserError
 from benchmark.protocol import VERIFICATION_SEED
+from benchmark.provenance import packages
 from datasets import cardfile, recipe
 from datasets.recipes import meanfield
 
@@ -189,6 +190,33 @@ def test_a_changed_recipe_asks_for_a_new_version(
     monkeypatch.setattr(recipe.Plan, "sha256", lambda self: "0" * 64)
     with pytest.raises(UserError, match=r"raise VERSION in meanfield\.py"):
         datasets.make_dataset(SQUEEZE, progress=False)
+
+
+def test_an_edit_that_changes_no_data_can_be_recorded(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = make(SQUEEZE).content_sha256
+    monkeypatch.setattr(recipe.Plan, "sha256", lambda self: "0" * 64)
+    make(SQUEEZE, record=True)
+    card = datasets.card(SQUEEZE)
+    assert (card["recipe_sha256"], card["content_sha256"]) == ("0" * 64, [content])
+
+
+COMMITTED = sorted(cardfile.CARDS.glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_card_is_of_todays_recipe(path: Path) -> None:
+    card = cardfile.read_card(path)
+    planned = recipe.plan(card["id"])
+    assert cardfile.card_path(card["id"]) == path
+    assert card["task"] == planned.task.spec.id
+    assert card["counts"]["episodes"] == planned.episodes()
+    if card["packages"] == packages(planned.task.spec.packages):
+        assert card["recipe_sha256"] == planned.sha256(), (
+            f"{planned.recipe.file.name} was edited; if its data are the same, run"
+            f" `make data DATASET={card['id']} RECORD=1`, else raise its VERSION"
+        )
 
 
 def test_a_file_under_anothers_name_is_refused(home: Path) -> None:
