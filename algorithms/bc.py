@@ -16,6 +16,7 @@ Differences from the paper
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from algorithms.nn import categorical
-from algorithms.nn.compiled import CompileMode, compile_update, resolve_compile
+from algorithms.nn.compiled import CompileMode, compile_graph, resolve_compile
 from algorithms.nn.encode import (
     Encoder,
     action_mask,
@@ -87,7 +88,7 @@ class BC(Algorithm):
 
     def _set_compiled(self, compiled: bool) -> None:
         self.compiled = compiled
-        self._step = compile_update(self._gradient_step) if compiled else self._gradient_step
+        self._loss = compile_graph(self._gradients) if compiled else self._gradients
 
     def prepare(
         self, data: Dataset, steps: int, rngs: Rngs, model: GameModel | None = None
@@ -106,11 +107,14 @@ class BC(Algorithm):
         act = to_rows(batch.act[:, :, 0], self.spec)  # [K, M, R, A] or [K, M, R]
         step = step_rows(batch.step, self.spec, n_agents)  # [K, M, R]
         alive = None if batch.alive is None else to_rows(batch.alive[:, :, 0].float(), self.spec)
-        return {"loss": self._step(obs, act, step, alive)}
+        loss, gradients = self._loss(obs, act, step, alive)
+        self.optimiser.step(gradients)
+        return {"loss": loss}
 
-    def _gradient_step(
+    def _gradients(
         self, obs: Tensor, act: Tensor, step: Tensor, alive: Tensor | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Loss [K] and the gradients of its sum."""
         output = self.policy(self.encoder(obs, step))  # [K, M, R, A]
         if self.spec.discrete:  # (2)
             logp = output.log_softmax(-1)
@@ -119,9 +123,7 @@ class BC(Algorithm):
             error = (output - act).square() * self.action_mask
             loss = error.sum(-1) / self.action_mask.sum(-1)
         loss = mean_rows(loss, alive)  # [K, M]
-        gradients = torch.autograd.grad(loss.sum(), self.optimiser.parameters)
-        self.optimiser.step(gradients)
-        return loss.detach().mean(1)
+        return loss.detach().mean(1), torch.autograd.grad(loss.sum(), self.optimiser.parameters)
 
     def begin(self, n_envs: int, seed: int) -> None:
         self.rngs = categorical.generators(seed, self.seeds)

@@ -26,6 +26,7 @@ Differences from the paper
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -33,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.nn.compiled import CompileMode, compile_update, resolve_compile
+from algorithms.nn.compiled import CompileMode, compile_graph, resolve_compile
 from algorithms.nn.encode import (
     Encoder,
     action_mask,
@@ -124,8 +125,8 @@ class MATD3BC(Algorithm):
 
     def _set_compiled(self, compiled: bool) -> None:
         self.compiled = compiled
-        self._both = compile_update(self._update_both) if compiled else self._update_both
-        self._critic = compile_update(self._update_critic) if compiled else self._update_critic
+        self._critic = compile_graph(self._critic_gradients) if compiled else self._critic_gradients
+        self._actor = compile_graph(self._actor_gradients) if compiled else self._actor_gradients
 
     def prepare(
         self, data: Dataset, steps: int, rngs: Rngs, model: GameModel | None = None
@@ -146,20 +147,29 @@ class MATD3BC(Algorithm):
         assert batch.next_obs is not None
         n_agents, spec = batch.obs.shape[3], self.spec
         ended = batch.terminated[:, :, 0, None].expand(-1, -1, n_agents)  # [K, B, N]
-        rows = (
-            to_rows(batch.obs[:, :, 0], spec),  # [K, M, R, D]
-            to_rows(batch.act[:, :, 0], spec),  # [K, M, R, A]
+        obs = to_rows(batch.obs[:, :, 0], spec)  # [K, M, R, D]
+        act = to_rows(batch.act[:, :, 0], spec)  # [K, M, R, A]
+        step = step_rows(batch.step, spec, n_agents)  # [K, M, R]
+        alive = None if batch.alive is None else to_rows(batch.alive[:, :, 0].float(), spec)
+        loss, gradients = self._critic(
+            obs,
+            act,
             to_rows(batch.rew[:, :, 0], spec),  # [K, M, R]
             to_rows(batch.next_obs[:, :, 0], spec),  # [K, M, R, D]
             to_rows(ended, spec),  # [K, M, R]
-            step_rows(batch.step, spec, n_agents),  # [K, M, R]
-            None if batch.alive is None else to_rows(batch.alive[:, :, 0].float(), spec),
+            step,
+            alive,
+            self._target_noise(act),
         )
-        noise = self._target_noise(rows[1])
+        self.critic_optimiser.step(gradients)
+        losses = {"critic_loss": loss}
         self.steps += 1
-        if self.steps % self.config.policy_delay:
-            return self._critic(*rows, noise)
-        return self._both(*rows, noise)
+        if self.steps % self.config.policy_delay == 0:
+            losses["actor_loss"], losses["bc_loss"], gradients = self._actor(obs, act, step, alive)
+            self.actor_optimiser.step(gradients)
+            polyak(self.target_actor, self.actor, self.config.tau)  # (3)
+            polyak(self.target_critic, self.critic, self.config.tau)
+        return losses
 
     def _target_noise(self, act: Tensor) -> Tensor | None:
         if self.config.target_noise == 0:
@@ -196,7 +206,7 @@ class MATD3BC(Algorithm):
             x = x.unsqueeze(2).expand(-1, -1, 2, -1, -1)
         return critic(x, head).squeeze(-1)
 
-    def _update_critic(
+    def _critic_gradients(
         self,
         obs: Tensor,
         act: Tensor,
@@ -206,8 +216,9 @@ class MATD3BC(Algorithm):
         step: Tensor,
         alive: Tensor | None,
         noise: Tensor | None,
-    ) -> dict[str, Tensor]:
-        with torch.no_grad():  # (1)
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """(1): loss [K] and the gradients of its sum."""
+        with torch.no_grad():
             after = self.encoder(next_obs, step + 1)
             next_act = self._policy(self.target_actor, after)
             if noise is not None:
@@ -217,21 +228,12 @@ class MATD3BC(Algorithm):
         values = self._values(self.critic, self.encoder(obs, step), act)
         loss = mean_rows((values - target.unsqueeze(2)).square().sum(2), alive)  # [K, M]
         gradients = torch.autograd.grad(loss.sum(), self.critic_optimiser.parameters)
-        self.critic_optimiser.step(gradients)
-        return {"critic_loss": loss.detach().mean(1)}
+        return loss.detach().mean(1), gradients
 
-    def _update_both(
-        self,
-        obs: Tensor,
-        act: Tensor,
-        rew: Tensor,
-        next_obs: Tensor,
-        ended: Tensor,
-        step: Tensor,
-        alive: Tensor | None,
-        noise: Tensor | None,
-    ) -> dict[str, Tensor]:
-        losses = self._update_critic(obs, act, rew, next_obs, ended, step, alive, noise)
+    def _actor_gradients(
+        self, obs: Tensor, act: Tensor, step: Tensor, alive: Tensor | None
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """(2): loss [K], its imitation part [K], and the gradients of its sum."""
         features = self.encoder(obs, step)
         chosen = self._policy(self.actor, features)
         value = self._values(self.critic, features, act, chosen, head=0)  # [K, M, R]
@@ -240,10 +242,7 @@ class MATD3BC(Algorithm):
         imitation = mean_rows(imitation / self.action_mask.sum(-1), alive)
         loss = imitation - weight * mean_rows(value, alive)  # (2)
         gradients = torch.autograd.grad(loss.sum(), self.actor_optimiser.parameters)
-        self.actor_optimiser.step(gradients)
-        polyak(self.target_actor, self.actor, self.config.tau)  # (3)
-        polyak(self.target_critic, self.critic, self.config.tau)
-        return losses | {"actor_loss": loss.detach().mean(1), "bc_loss": imitation.detach().mean(1)}
+        return loss.detach().mean(1), imitation.detach().mean(1), gradients
 
     @torch.no_grad()
     def act(

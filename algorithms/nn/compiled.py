@@ -1,7 +1,9 @@
-"""One graph for a whole update (loss, gradients, Adam, Polyak): `compile = auto | on | off`.
+"""Losses and their gradients as one graph: `compile = auto | on | off`.
 
-Compiling less than the whole update gains nothing (measured), and compiling costs half a minute, so
-`auto` compiles long runs only. The decision is taken once, in `prepare`, and travels in the
+Adam and Polyak averaging stay outside: they are one fused kernel each, and graphs that change
+weights in place fail to compile for some shapes (torch 2.13, inductor's outer-loop fusion).
+Compiling the losses alone gains nothing, and compiling costs half a minute, so `auto` compiles
+long runs only. The decision is taken once, in `prepare`, and travels in the
 checkpoint.
 """
 
@@ -45,8 +47,8 @@ def resolve_compile(mode: str, steps: int) -> bool:
     return not obstacle
 
 
-def compile_update(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as one graph; it may call torch.autograd.grad and change tensors in place."""
+def compile_graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as one graph. It may call torch.autograd.grad, and changes no tensor in place."""
     graph = torch.compile(function, dynamic=False, fullgraph=True)
 
     def run(*args: Any) -> Any:
