@@ -157,7 +157,7 @@ def _verify(path: FilePath, meta: Meta, arrays: Mapping[str, Any], card: Mapping
             raise UserError(
                 f"{path} is not the dataset of its card: its values have the hash {content}, the"
                 f" card lists {', '.join(card['content_sha256'])}, and {why}; make it again with"
-                f" `make data DATASET={meta.id} FORCE=1`."
+                f" `make data DATASET={meta.id} ARGS=--force`."
             )
     if time.time() - status.st_mtime > SETTLED:
         with contextlib.suppress(UserError):  # a read-only data folder: verify again next time

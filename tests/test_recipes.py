@@ -215,7 +215,7 @@ def test_a_committed_card_is_of_todays_recipe(path: Path) -> None:
     if card["packages"] == packages(planned.task.spec.packages):
         assert card["recipe_sha256"] == planned.sha256(), (
             f"{planned.recipe.file.name} was edited; if its data are the same, run"
-            f" `make data DATASET={card['id']} RECORD=1`, else raise its VERSION"
+            f" `make data DATASET={card['id']} ARGS=--record`, else raise its VERSION"
         )
 
 
