@@ -15,9 +15,9 @@ E2  weights: w_i = exp(beta z(G_i)) ("return"), exp(-c (1 - quantile(G_i))) ("ra
     clipped at w_max and of mean 1; z standardises over the data set. G_i is the mean return of the
     episode's population (beta_pop), or, in games ranked by exploitability, the agent's return less
     that mean (beta_ind).
-E3  loss: E[(1/M) sum_i w_i omega(k) |x0(x_k,i, nu_k, k) - tau_i|^2], omega = clip(SNR(k), .05, 5).
-    The initial state is given, so its channels are left out. A weighted denoising loss has the
-    tilted law as its exact minimiser: sampling needs no guidance.
+E3  loss: E[(1/M) sum_i w_i omega(k) |x0(x_k,i, nu_k, k) - tau_i|^2], with
+    omega = max(4 abar (1 - abar), .05). The initial state is given, so its channels are left out. A
+    weighted denoising loss has the tilted law as its exact minimiser: sampling needs no guidance.
 E4  network: x0(k, x, nu) = A(k, x) + B[nu](x), `algorithms/nn/sets.py`.
 E5  sampler: DDIM, flat or coarse-to-fine, N_0 < b N_0 < ... < N, `algorithms/nn/hierarchy.py`.
 E6  table: pi(a | s, h) = (generated count of (h, s, a) + alpha pi_data(a | s, h)) / norm.
@@ -48,7 +48,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from algorithms.nn.diffusion import add_noise, expand, snr_weight
+from algorithms.nn.diffusion import add_noise, expand, loss_weight
 from algorithms.nn.hierarchy import sample, schedule, stratified_states
 from algorithms.nn.sets import SetDenoiser
 from benchmark.algorithm import Algorithm, Variant
@@ -66,9 +66,10 @@ ROWS: dict[
     "distil": {"policy": "distil"},
 }
 SEQUENTIAL = {  # whole trajectories as particles
-    "width": 192,
+    "width": 48,
     "blocks": 3,
     "batch_size": 16,
+    "lr": 2e-3,
     "steps": {"smoke": 50, "quick": 1_500, "full": 6_000},
 }
 FIRST_SHARE = {"late": 0.75, "early": 0.25}  # of the sampler's steps, before the first branching
@@ -129,7 +130,7 @@ def value_weights(returns: Array, config: MFDiffuserConfig, competitive: bool) -
 def denoising_loss(predicted: Tensor, x0: Tensor, weight: Tensor, k: Tensor) -> Tensor:
     """Weighted mean squared error of clean particles [B, M, D]; weight [B, M], times k [B] (E3)."""
     error = (predicted - x0).square().mean(-1)  # [B, M]
-    return (expand(snr_weight(k), error) * weight * error).mean()
+    return (expand(loss_weight(k), error) * weight * error).mean()
 
 
 def normalise(counts: Tensor) -> Tensor:
@@ -195,6 +196,7 @@ class MFDiffuser(Algorithm):
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
         shape = (self.horizon, self.n_obs, self.n_actions)
         self.behaviour = torch.full(shape, 1 / self.n_actions, device=device)  # [H, O, A]
+        self.start_law = torch.full((self.n_obs,), 1 / self.n_obs, device=device)  # [O], of s_0
         self.table = self.behaviour  # the behaviour policy until finish()
 
     def prepare(
@@ -376,6 +378,7 @@ class MFDiffuser(Algorithm):
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             "step": self.step,
+            "start_law": self.start_law,
             "table": self.table,
         }
 
@@ -386,6 +389,7 @@ class MFDiffuser(Algorithm):
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
         self.step = state["step"]
+        self.start_law = state["start_law"].to(self.device)
         self.table = state["table"].to(self.device)
 
     def cost(self) -> dict[str, float]:

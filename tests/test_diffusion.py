@@ -13,7 +13,7 @@ from algorithms.nn.diffusion import (
     add_noise,
     alpha_bar,
     ddim_step,
-    snr_weight,
+    loss_weight,
     time_features,
     time_grid,
 )
@@ -60,11 +60,13 @@ def test_noised_samples_have_the_scheduled_moments() -> None:
     torch.testing.assert_close(x.var(1), 1 - alpha_bar(k), atol=0.02, rtol=0)
 
 
-def test_snr_weight_is_clipped_on_both_sides() -> None:
-    weight = snr_weight(torch.tensor([0.0, 0.5, 1.0]))
-    assert weight[0].item() == pytest.approx(5.0)
-    assert 0.9 < weight[1].item() < 1.1
-    assert weight[2].item() == pytest.approx(0.05)
+def test_loss_weight_peaks_where_signal_and_noise_are_equal() -> None:
+    k = torch.linspace(0, 1, 1001)
+    weight = loss_weight(k)
+    peak = weight.argmax()
+    assert alpha_bar(k[peak]).item() == pytest.approx(0.5, abs=2e-3)
+    assert weight[peak].item() == pytest.approx(1, abs=1e-4)
+    assert weight[0].item() == weight[-1].item() == pytest.approx(0.05)
 
 
 def test_time_features_tell_times_apart() -> None:
