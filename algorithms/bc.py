@@ -58,7 +58,7 @@ class BC(Algorithm):
     paper = "Pomerleau 1988"
     variants: ClassVar = {
         "default": Variant(
-            steps={"smoke": 50, "quick": 10_000, "full": 100_000},
+            steps={"smoke": 50, "quick": 5_000, "full": 100_000},
             families={
                 # A table of a few hundred numbers: 2,000 steps of 2,048 decisions settle it.
                 "meanfield/": {
