@@ -1,7 +1,7 @@
 """One file = one algorithm; the file's name is its name on the command line and on the board.
 
-    import algorithms
-    policy = algorithms.load("runs/checkpoints/bc-0123456789ab/checkpoint-000005001.safetensors")
+import algorithms
+policy = algorithms.load("runs/checkpoints/bc-0123456789ab/checkpoint-000005001.safetensors")
 """
 
 from __future__ import annotations

@@ -67,6 +67,9 @@ class Algorithms:
     def __init__(self, package: ModuleType, plugins: tuple[str, ...] = ()) -> None:
         self.package = package
         self.plugins = {Path(path).stem: Path(path) for path in plugins}
+        for path in self.plugins.values():
+            if not path.is_file():
+                raise UserError(f"plug-in {path} is not there; expected a Python file.")
 
     def names(self) -> list[str]:
         modules = (info.name for info in pkgutil.iter_modules(self.package.__path__))
@@ -104,8 +107,6 @@ class Algorithms:
                 f"plug-in {path}: the file's name is the algorithm's name, expected lower-case"
                 f" letters, digits and _ (such as my_algo.py), found {path.name!r}."
             )
-        if not path.is_file():
-            raise UserError(f"plug-in {path} is not there; expected a Python file.")
         module_name = f"offline_marl_plugin_{name}"
         if module_name in sys.modules:
             return sys.modules[module_name]

@@ -165,7 +165,8 @@ def condense(box: str) -> tuple[str, str]:
         elif line and "─" not in line:
             sections[-1].append(line)
     sections = [section for section in sections if section]
-    body = sections[1] if len(sections) > 1 and len(sections[0]) == 1 else sections[0]
+    # Drawn round, the title stands in the frame; in ASCII it is a section of its own.
+    body = sections[0] if "╭" in box or len(sections) == 1 else sections[1]
     message = " ".join(body).rstrip(".")
     for section in sections:
         if section[0].startswith("Perhaps you") and len(section) > 1:

@@ -51,6 +51,8 @@ def catalogue() -> int:
 
 def lint(options: Lint) -> int:
     """Findings, one a line; exit code 1 where there are any."""
+    if not options.file.exists():
+        raise UserError(f"{options.file} is not there; expected an HDF5 file of this suite.")
     findings = datasets.lint(options.file)
     for finding in findings:
         print(f"{options.file}: {finding}")
