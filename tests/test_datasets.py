@@ -155,6 +155,25 @@ def inflating(file: h5py.File) -> None:
     made.id.write_direct_chunk((0, 0), zlib.compress(bytes(20_000), 9))
 
 
+def oversized_chunk(file: h5py.File) -> None:
+    del file[REW]
+    made = file.create_dataset(REW, (23, 2), "<f4", chunks=(23, 2))
+    made.id.write_direct_chunk((0, 0), bytes(5_000))
+
+
+def some_logp(file: h5py.File) -> None:
+    """Two groups, one of which logs probabilities."""
+    file.create_dataset("steps/agents/logp", data=np.zeros((23, 2), "<f4"))
+    meta = json.loads(bytes(file.attrs["meta"]))
+    meta["spec"]["groups"].append({**meta["spec"]["groups"][0], "name": "others"})
+    file.attrs["meta"] = np.bytes_(json.dumps(meta).encode())
+    file.copy("steps/agents", "steps/others")
+    del file["steps/others/logp"]
+    file.copy("final/agents", "final/others")
+    del file["index/return"]
+    file.create_dataset("index/return", data=np.zeros((7, 2)))
+
+
 def missing_chunks(file: h5py.File) -> None:
     del file[REW]
     file.create_dataset(REW, (23, 2), "<f4", chunks=(4, 2))
@@ -193,6 +212,17 @@ EDITS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "cycle": (cycle, "second name"),
     "damaged chunk": (bomb, "chunk"),
     "inflating chunk": (inflating, "inflates"),
+    "oversized chunk": (oversized_chunk, "larger than it declares"),
+    "logp of one group": (some_logp, "some groups only"),
+    "null space": (
+        lambda file: file.create_dataset("steps/agents/x", data=h5py.Empty("<f4")),
+        "is no array",
+    ),
+    "many attributes": (
+        lambda file: [file.attrs.__setitem__(f"a{i}", i) for i in range(80)],
+        "82 attributes",
+    ),
+    "meta a number": (attribute("meta", 3), "'meta' is missing"),
     "missing chunks": (missing_chunks, "lacks chunks"),
     "unwritten": (typed("<f4"), "does not hold"),
     "lzf filter": (recreate(REW, chunks=(4, 2), compression="lzf"), "filter"),
@@ -239,7 +269,13 @@ EDITS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "changed value": (lambda file: file[REW].__setitem__((3, 1), 9.0), "damaged"),
     "named type": (lambda file: file.__setitem__("kind", np.dtype("<f4")), "neither"),
 }
+GROUP = {"name": "agents", "n_agents": 2, "obs_dim": 3, "act_dim": 2}
 META_EDITS = {
+    "no groups": {"groups": []},
+    "two groups of one name": {"groups": [GROUP, GROUP]},
+    "no action width": {"groups": [{**GROUP, "act_dim": 0}]},
+    "wide finite observations": {"n_obs": 4},
+    "hash a number": {"content_sha256": 7},
     "negative agents": {"groups": [{"name": "agents", "n_agents": -1, "obs_dim": 3, "act_dim": 2}]},
     "text as a number": {"horizon": "5"},
     "huge observation space": {"n_obs": 2**40},
@@ -258,6 +294,21 @@ def test_a_malformed_file_is_refused_with_one_sentence(case: str, tmp_path: Path
         datasets.load_file(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", ["big-endian", "half", "enum"])
+def test_the_guard_refuses_odd_types_before_any_schema(case: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.hdf5")
+    edit(path, EDITS[case][0])
+    with pytest.raises(UserError, match="which the format does not use"):
+        open_hdf5(path)
+
+
+def test_a_dataset_id_must_be_one(tmp_path: Path) -> None:
+    with Writer(tmp_path / "a.hdf5", SPEC, id="../../etc") as writer:
+        writer.append(**episodes(SPEC))
+    with pytest.raises(UserError, match="namespace/name/tier-vN"):
+        datasets.load_file(tmp_path / "a.hdf5")
 
 
 @pytest.mark.parametrize("case", META_EDITS)
@@ -305,8 +356,10 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     content = write(tmp_path / "a.hdf5").read_bytes()
     for size in np.linspace(1, len(content) - 1, 40).astype(int):
         (tmp_path / "b.hdf5").write_bytes(content[:size])
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=r"cut short|damaged|no known kind"):
             datasets.load_file(tmp_path / "b.hdf5")
+    with pytest.raises(UserError, match="cut short"):
+        datasets.load_file(tmp_path / "b.hdf5")
 
 
 def test_flipped_bits_never_load_as_other_data(tmp_path: Path) -> None:
@@ -400,8 +453,9 @@ def test_known_sizes_give_the_same_content_as_unknown_ones(tmp_path: Path) -> No
     one = datasets.load_file(write(tmp_path / "a.hdf5"))
     two = datasets.load_file(write(tmp_path / "b.hdf5", n_steps=23, n_episodes=7))
     assert one.content_sha256 == two.content_sha256
-    with pytest.raises(UserError, match="promised"):
-        write(tmp_path / "c.hdf5", n_steps=24, n_episodes=7)
+    for sizes in ({"n_steps": 24, "n_episodes": 7}, {"n_steps": 22, "n_episodes": 7}):
+        with pytest.raises(UserError, match="promised"):
+            write(tmp_path / "c.hdf5", **sizes)
     assert not (tmp_path / "c.hdf5").exists()
 
 
@@ -428,6 +482,22 @@ def test_the_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_writer_wants_logp_with_all_chunks_or_none_and_bounds_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mixed() -> None:
+        with Writer(tmp_path / "a.hdf5", SPEC, id="a/b/c-v1") as writer:
+            writer.append(**episodes(SPEC))
+            writer.append(**episodes(SPEC), logp=np.zeros((4, 5, 2)))
+
+    with pytest.raises(UserError, match="all chunks or none"):
+        mixed()
+    monkeypatch.setattr("datasets.writer.MAX_WAITING", 1_000)
+    with pytest.raises(UserError, match="n_steps and n_episodes"):
+        write(tmp_path / "a.hdf5")
+    write(tmp_path / "a.hdf5", n_steps=23, n_episodes=7)
 
 
 def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path: Path) -> None:
