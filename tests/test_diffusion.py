@@ -12,8 +12,9 @@ from algorithms.nn.diffusion import (
     FLOOR,
     add_noise,
     alpha_bar,
+    bell_weight,
     ddim_step,
-    loss_weight,
+    snr_weight,
     time_features,
     time_grid,
 )
@@ -60,13 +61,20 @@ def test_noised_samples_have_the_scheduled_moments() -> None:
     torch.testing.assert_close(x.var(1), 1 - alpha_bar(k), atol=0.02, rtol=0)
 
 
-def test_loss_weight_peaks_where_signal_and_noise_are_equal() -> None:
+def test_bell_weight_peaks_where_signal_and_noise_are_equal() -> None:
     k = torch.linspace(0, 1, 1001)
-    weight = loss_weight(k)
+    weight = bell_weight(k)
     peak = weight.argmax()
     assert alpha_bar(k[peak]).item() == pytest.approx(0.5, abs=2e-3)
     assert weight[peak].item() == pytest.approx(1, abs=1e-4)
     assert weight[0].item() == weight[-1].item() == pytest.approx(0.05)
+
+
+def test_snr_weight_is_clipped_on_both_sides() -> None:
+    weight = snr_weight(torch.tensor([0.0, 0.5, 1.0]))
+    assert weight[0].item() == pytest.approx(5.0)
+    assert 0.9 < weight[1].item() < 1.1
+    assert weight[2].item() == pytest.approx(0.05)
 
 
 def test_time_features_tell_times_apart() -> None:
@@ -134,16 +142,18 @@ def test_interaction_is_what_lets_particles_feel_each_other(interaction: bool) -
 
 
 def test_schedule_grows_geometrically_and_spends_every_step() -> None:
-    levels = schedule(4000, 20, first_level=256, branch=4, first_share=0.75)
+    levels = schedule("late", 4000, 20, first_level=256, branch=4)
     assert [level.particles for level in levels] == [256, 1024, 4000]
     assert levels[0].steps == 15
     assert sum(level.steps for level in levels) == 20
     assert all(level.steps >= 1 for level in levels)
     assert cost_ratio(levels) < 0.25
-    assert schedule(200, 20, 256, 4, 0.75) == (Level(200, 20),)
-    assert schedule(1000, 20, 256, 4, 0.75) == (Level(256, 15), Level(1000, 5))
+    assert schedule("late", 200, 20, 256, 4) == (Level(200, 20),)
+    assert schedule("late", 1000, 20, 256, 4) == (Level(256, 15), Level(1000, 5))
+    assert schedule("early", 1000, 20, 256, 4) == (Level(256, 5), Level(1000, 15))
+    assert schedule("off", 1000, 20, 256, 4) == (Level(1000, 20),)
     with pytest.raises(ValueError, match="too few"):
-        schedule(10**6, 3, 256, 4, 0.75)
+        schedule("late", 10**6, 3, 256, 4)
 
 
 def test_every_prefix_of_the_initial_states_is_stratified() -> None:

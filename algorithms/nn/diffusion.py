@@ -23,12 +23,16 @@ def alpha_bar(k: Tensor) -> Tensor:
     return (torch.cos(angle).square() / start).clamp(FLOOR, 1 - FLOOR)
 
 
-def loss_weight(k: Tensor, low: float = 0.05) -> Tensor:
-    """Weight of an x0 loss: 4 abar (1 - abar), at least `low`.
+def snr_weight(k: Tensor, low: float = 0.05, high: float = 5.0) -> Tensor:
+    """Weight of an x0 loss: the clipped signal-to-noise ratio (min-SNR, arXiv:2303.09556)."""
+    level = alpha_bar(k)
+    return (level / (1 - level)).clamp(low, high)
 
-    It is 1 at a signal-to-noise ratio of 1, where the choice between one-hot values is made, and
-    falls on both sides. The clipped ratio itself (min-SNR, arXiv:2303.09556) spends the loss where
-    one-hot data are settled: on beach bar, 1.6 times as many impossible moves after equal training.
+
+def bell_weight(k: Tensor, low: float = 0.05) -> Tensor:
+    """Weight of an x0 loss: 4 abar (1 - abar), at least `low`; 1 at a signal-to-noise ratio of 1.
+
+    That is where the choice between one-hot values is made; a ratio of 5 finds them settled.
     """
     level = alpha_bar(k)
     return (4 * level * (1 - level)).clamp(min=low)

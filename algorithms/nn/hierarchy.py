@@ -16,6 +16,7 @@ from torch import Tensor
 
 from algorithms.nn.diffusion import add_noise, ddim_step, time_grid
 
+FIRST_SHARE = {"off": 1.0, "late": 0.75, "early": 0.25}  # of the steps, before the first branching
 GOLDEN = 0.6180339887498949
 
 
@@ -26,20 +27,20 @@ class Level:
 
 
 def schedule(
-    particles: int, steps: int, first_level: int, branch: int, first_share: float
+    hierarchy: str, particles: int, steps: int, first_level: int, branch: int
 ) -> tuple[Level, ...]:
-    """Levels first_level, b first_level, ... up to `particles`.
+    """Levels first_level, b first_level, ... up to `particles`; hierarchy: "off", "late", "early".
 
-    `first_share` of the steps come before the first branching, the others are spread evenly over
+    FIRST_SHARE of the steps come before the first branching, the others are spread evenly over
     the later levels, at least one each. A population of first_level or fewer is flat.
     """
-    if particles <= first_level:
+    if hierarchy == "off" or particles <= first_level:
         return (Level(particles, steps),)
     sizes = [first_level]
     while sizes[-1] < particles:
         sizes.append(min(sizes[-1] * branch, particles))
     later = len(sizes) - 1
-    first = min(max(1, round(steps * first_share)), steps - later)
+    first = min(max(1, round(steps * FIRST_SHARE[hierarchy])), steps - later)
     if first < 1:
         raise ValueError(f"{steps} steps are too few for the {len(sizes)} levels {sizes}")
     rest = [(steps - first) * (i + 1) // later - (steps - first) * i // later for i in range(later)]

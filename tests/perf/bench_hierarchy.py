@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import datasets
-from algorithms.mfdiffuser import FIRST_SHARE, MFDiffuser, MFDiffuserConfig
+from algorithms.mfdiffuser import MFDiffuser, MFDiffuserConfig
 from algorithms.nn.hierarchy import cost_ratio, schedule
 from benchmark import registry
 from benchmark.task import Array
@@ -59,9 +59,8 @@ def main() -> None:
         policy = scores_of_table(algorithm.policy_table())
         for agents in options.agents:
             for kind in ("off", "early", "late"):
-                first = agents if kind == "off" else config.first_level
                 levels = schedule(
-                    agents, config.sampler_steps, first, config.branch, FIRST_SHARE.get(kind, 1.0)
+                    kind, agents, config.sampler_steps, config.first_level, config.branch
                 )
                 seconds = []
                 for _ in range(3):
