@@ -76,7 +76,6 @@ def parse(arguments: list[str]) -> Any:
                 prog="python -m benchmark",
                 description="The benchmark suite for offline multi-agent reinforcement learning.",
                 args=arguments,
-                config=(tyro.conf.FlagConversionOff,),
             ),
             arguments,
         )

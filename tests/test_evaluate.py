@@ -1,0 +1,107 @@
+"""Roll-outs: lockstep equals the plain PettingZoo loop, dead agents and ends are the harness's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmark import registry
+from benchmark.envs.spread import Controller
+from benchmark.errors import UserError
+from benchmark.evaluate import check_actions, rollout, rollout_group
+from benchmark.task import Group, Step, Task, TaskSpec
+from tests.perf.bench_evaluate import plain_loop
+
+
+def test_lockstep_equals_the_plain_pettingzoo_loop() -> None:
+    task = registry.task("mpe/spread-v1")
+    seeds = range(10_000, 10_005)
+    lockstep = rollout(task, Controller(), seeds)  # [E, N]
+    np.testing.assert_allclose(lockstep, plain_loop(task, Controller(), seeds), atol=1e-9)
+    assert len(np.unique(lockstep)) > 5
+
+
+def test_a_group_is_rolled_out_as_its_seeds_one_by_one() -> None:
+    task = registry.task("mpe/spread-v1")
+
+    class Scaled:
+        """The controller, its force scaled by the seed's index."""
+
+        def __init__(self, scales: np.ndarray) -> None:
+            self.scales = scales
+
+        def begin(self, n_envs: int, seed: int) -> None:
+            pass
+
+        def act(self, obs, alive, mask, t, deterministic):
+            act = Controller().act(obs.reshape(-1, *obs.shape[-2:]), None, None, t, True)
+            act = act.reshape(*obs.shape[:-1], 2)
+            return act * self.scales.reshape(-1, *[1] * (act.ndim - 1))
+
+    group = rollout_group(task, Scaled(np.array([1.0, 0.5])), 2, range(10_000, 10_004))
+    assert group.returns.shape == (2, 4, 3)
+    assert group.joint_actions == 2 * 4 * 25
+    alone = rollout(task, Scaled(np.array([0.5])), range(10_000, 10_004))
+    np.testing.assert_array_equal(group.returns[1], alone)
+
+
+class Mortal(Task):
+    """Reward 1 a step; agent 1 dies at step 1; episode e ends after e + 1 steps."""
+
+    spec = TaskSpec("toy/mortal-v1", (Group("agent", 2, 1, 1),), horizon=4, can_die=True)
+
+    def parallel_env(self, render_mode: str | None = None) -> Any:
+        raise NotImplementedError
+
+    def arrays(self, n_envs: int) -> Any:
+        return MortalArrays(n_envs)
+
+
+class MortalArrays:
+    def __init__(self, n_envs: int) -> None:
+        self.n = n_envs
+
+    def reset(self, seeds: Any) -> np.ndarray:
+        self.t, self.last = 0, np.arange(self.n)
+        return np.zeros((self.n, 2, 1), np.float32)
+
+    def step(self, act: np.ndarray) -> Step:
+        ended = self.last <= self.t
+        self.t += 1
+        alive = np.tile([True, False], (self.n, 1))
+        zeros = np.zeros(self.n, bool)
+        obs = np.zeros((self.n, 2, 1), np.float32)
+        return Step(obs, np.ones((self.n, 2)), ended, zeros, alive)
+
+
+class Still:
+    def begin(self, n_envs: int, seed: int) -> None:
+        pass
+
+    def act(self, obs, alive, mask, t, deterministic):
+        return np.zeros((*obs.shape[:-1], 1))
+
+
+def test_the_dead_earn_nothing_and_nothing_counts_after_the_end() -> None:
+    returns = rollout(Mortal(), Still(), range(3))
+    np.testing.assert_array_equal(returns, [[1, 1], [2, 1], [3, 1]])
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (np.zeros((2, 3)), r"shape \(2, 3\), expected \(2, 2, 1\)"),
+        (np.full((2, 2, 1), np.nan), "NaN or infinity"),
+        (np.zeros((2, 2, 1), int), "int64, expected floats"),
+    ],
+)
+def test_wrong_actions_are_refused_in_one_sentence(act: np.ndarray, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_actions(act, (2, 2, 1), Mortal.spec)
+
+
+def test_actions_beyond_the_box_are_clipped() -> None:
+    clipped = check_actions(np.full((2, 2, 1), 3.0), (2, 2, 1), Mortal.spec)
+    assert clipped.max() == 1.0

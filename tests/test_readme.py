@@ -1,0 +1,41 @@
+"""What the README says: its Python runs, and its numbers are those of the committed records."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmark import checkpoint
+from tests.conftest import ROOT, bench
+
+
+def test_readme_is_what_the_committed_records_say() -> None:
+    done = bench("readme", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs(data_root: Path, tmp_path: Path, monkeypatch) -> None:
+    text = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    for tier in ("medium", "random"):
+        assert bench("data", f"mpe/spread/{tier}-v1").returncode == 0
+    out = tmp_path / "runs"
+    options = ["--protocol", "smoke", "--out", out, "--progress", "none"]
+    done = bench("train", "bc", "mpe/spread/random-v1", *options)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (out / "checkpoints").iterdir()
+    code, n = re.subn(r"runs/checkpoints/bc-[^\"]*", str(checkpoint.latest(folder)), code)
+    assert n == 1
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    assert names["returns"].shape == (100, 3)
+    assert names["mine"].n_episodes == 10
+    assert sorted(path for path in os.listdir(tmp_path) if "mine" in path) == [
+        "mine.hdf5",
+        "mine.toml",
+    ]
