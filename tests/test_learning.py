@@ -1,0 +1,58 @@
+"""Every learner learns something real: from expert data it plays far above random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import algorithms
+from benchmark import record, registry
+from tests.conftest import bench
+
+pytestmark = pytest.mark.slow
+
+EXPERT = {"continuous": "mpe/spread/expert-v1", "finite": "meanfield/squeeze-n100/expert-v1"}
+LEARNERS = [name for name in algorithms.names() if name != "random"]
+
+
+def cases() -> list[tuple[str, str]]:
+    """Each learner on each kind of task that it takes."""
+    found = []
+    for name in LEARNERS:
+        requires = algorithms.registry().cls(name).requires
+        for kind, dataset in EXPERT.items():
+            other = {"continuous": "finite", "finite": "continuous"}[kind]
+            if other not in requires:
+                found.append((name, dataset))
+    return found
+
+
+@pytest.mark.parametrize(("name", "dataset"), cases())
+def test_expert_data_make_an_expert(
+    name: str, dataset: str, data_root: Path, tmp_path: Path
+) -> None:
+    assert bench("data", dataset).returncode == 0
+    options = ["--protocol", "smoke", "--progress", "none", "--out", tmp_path, "--steps", 1_500]
+    done = bench("train", name, dataset, *options)
+    assert done.returncode == 0, done.stderr
+    (made,) = record.read_all([tmp_path / "records"])
+    reference = registry.task(made.task).reference()
+    assert reference is not None
+    score = reference.score("return", made.mean_return())
+    assert score > 30, f"{name} scores {score:.1f} on {dataset}"
+
+
+def test_a_plugin_from_outside_the_checkout_is_benched_beside_the_floors(
+    data_root: Path, tmp_path: Path
+) -> None:
+    source = Path(__file__).parent / "plugins" / "plain_net.py"
+    plugin = tmp_path / "elsewhere" / "mine.py"
+    plugin.parent.mkdir()
+    plugin.write_text(source.read_text())
+    words = f"mine --plugin {plugin} --protocol smoke --out {tmp_path / 'runs'}"
+    done = bench("bench", *words.split(), "--dataset", "meanfield/squeeze-n100/medium-v1")
+    assert done.returncode == 0, done.stderr
+    for row in ("mine", "bc (floor)", "random (floor)", "dataset mean (floor)"):
+        assert row in done.stdout
+    assert bench("check", "--algo", "mine", "--plugin", plugin).returncode == 0
