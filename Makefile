@@ -35,7 +35,7 @@ ifneq ($(TORCH_INDEX),)
 endif
 	@echo "installing requirements.lock into $(VENV) (once, about a minute)"
 	@$(BIN)/pip install -q $(if $(filter system,$(TORCH)),-r <(grep -v '^torch==' requirements.lock),-r requirements.lock)
-	@$(BIN)/pip install -q --no-deps -e .
+	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 bench: setup ## ALGO= [DATASET= TASK= SEEDS= PROTOCOL= PLUGIN= ARGS=]: make data, train, rank, draw

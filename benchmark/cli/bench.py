@@ -156,9 +156,11 @@ def estimate(runs: Sequence[Run], workers: int) -> str:
         each = sum(c.update_ms * run.steps / 1e3 + c.evaluate_seconds for c in like) / len(like)
         seconds += each * len(run.seeds) + 4.0  # 4 s: start of a process
     workers = max(1, min(workers or launch.cores(), len(runs)))
-    text = f"about {duration(seconds / workers)} of training and evaluation on {workers} processes"
+    text = f"about {duration(seconds / workers)} on {workers} processes"
     if missing:
-        text += f", without {', '.join(sorted(missing))}, of which no record is there to tell"
+        names = ", ".join(sorted(missing))
+        told = f"{text} and that of {names}" if seconds else f"that of {names}"
+        return f"{told}, which no record tells yet"
     return text
 
 
