@@ -159,8 +159,8 @@ def estimate(runs: Sequence[Run], workers: int) -> str:
     text = f"about {duration(seconds / workers)} on {workers} processes"
     if missing:
         names = ", ".join(sorted(missing))
-        told = f"{text} and that of {names}" if seconds else f"that of {names}"
-        return f"{told}, which no record tells yet"
+        unknown = f"unknown for {names}, of which there is no record"
+        return f"{text}; {unknown}" if seconds else unknown
     return text
 
 
