@@ -79,7 +79,7 @@ SEQUENTIAL = {  # whole trajectories as particles
 class MFDiffuserConfig:
     """All values are our choice, for 2 CPU cores, except where a source is named."""
 
-    weighting: Literal["none", "return", "rank"] = "return"
+    weighting: Literal["none", "return", "rank"] = "return"  # E2
     beta_pop: float = 2.0  # tilt per standard deviation of a population's return
     beta_ind: float = 1.0  # tilt per standard deviation of an agent's return within its population
     rank_c: float = 10.0  # rank weighting: the median weighs exp(-c / 2) of the best
@@ -87,22 +87,22 @@ class MFDiffuserConfig:
     w_max: float = 20.0  # largest weight before renormalising, in units of the mean weight
     batch_size: int = 32  # populations in a batch
     agents: int = 32  # agents of a population in a batch, M
-    width: int = 96
-    blocks: int = 2
+    width: int = 96  # of the denoiser
+    blocks: int = 2  # of the denoiser
     interaction: bool = True  # False: particles are denoised independently
     lr: float = 1e-3  # Adam
     ema: float = 0.995  # Diffuser
     sampler_steps: int = 20  # DDIM
-    hierarchy: Literal["off", "late", "early"] = "off"
+    hierarchy: Literal["off", "late", "early"] = "off"  # when populations grow, E5
     first_level: int = 256  # particles before the first branching
     branch: int = 4  # growth per level
     context: int = 64  # particles that stand for the population in sampling
-    policy: Literal["table", "distil"] = "table"
+    policy: Literal["table", "distil"] = "table"  # E6 or E7
     table_agents: int = 8192  # generated agents behind the policy, at least
     alpha: float = 1.0  # pseudo-counts of the behaviour policy in the table
-    distil_steps: int = 1000
-    distil_batch: int = 1024  # generated decisions
-    distil_width: int = 64
+    distil_steps: int = 1000  # gradient steps of E7
+    distil_batch: int = 1024  # generated decisions in a batch
+    distil_width: int = 64  # of both hidden layers
 
 
 def value_weights(returns: Array, config: MFDiffuserConfig, competitive: bool) -> Array:
