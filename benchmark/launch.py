@@ -157,6 +157,8 @@ def _start(job: Job, place: int) -> _Child:
 
 def end_with_parent() -> None:
     """In a child: when standard input closes, the parent is gone; stop as by Ctrl-C."""
+    # A shell's background job inherits SIGINT as ignored, and would never hear of it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def watch() -> None:
         sys.stdin.read()

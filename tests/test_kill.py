@@ -78,12 +78,15 @@ def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(
     assert a.curve == b.curve
 
 
-def test_ctrl_c_says_how_to_go_on(data_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_end_says_how_to_go_on(
+    how: signal.Signals, data_root: Path, tmp_path: Path
+) -> None:
     process = start(*arguments("bc", tmp_path))
     while not list(tmp_path.rglob("checkpoint-*.safetensors")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "the same command goes on from there" in said
