@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmark import rng
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.record import Tuning
 from benchmark.task import Array, GameModel, TaskSpec
 
 Track = Literal["offline", "model", "online", "o2o", "oracle"]
@@ -34,16 +35,25 @@ class Variant:
     # task-id prefix -> overrides of config for that family; the key "steps" overrides steps.
     # The longest prefix wins.
     families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # task-id prefix -> the search that chose the configuration of that family, leaderboard/tuning
+    tuning: Mapping[str, Tuning] = field(default_factory=dict)
 
     def resolve(self, task_id: str, protocol: str) -> tuple[dict[str, Any], int]:
         """Config overrides and gradient steps of this variant on a task."""
-        config, steps = dict(self.config), self.steps[protocol]
-        matching = [prefix for prefix in self.families if task_id.startswith(prefix)]
-        if matching:
-            family = dict(self.families[max(matching, key=len)])
-            steps = family.pop("steps", self.steps)[protocol]
-            config |= family
-        return config, steps
+        config = dict(self.config)
+        family = dict(_of_family(self.families, task_id, {}))
+        steps = family.pop("steps", self.steps)[protocol]
+        return config | family, steps
+
+    def tuned(self, task_id: str) -> Tuning:
+        """What was spent on choosing the configuration of this variant on a task."""
+        return _of_family(self.tuning, task_id, Tuning())
+
+
+def _of_family(values: Mapping[str, T], task_id: str, otherwise: T) -> T:
+    """The value of the longest prefix of a task id."""
+    matching = [prefix for prefix in values if task_id.startswith(prefix)]
+    return values[max(matching, key=len)] if matching else otherwise
 
 
 class Algorithm(ABC):
@@ -65,6 +75,8 @@ class Algorithm(ABC):
         frozenset()
     )  # continuous, discrete, finite, exchangeable, logp
     stacks_seeds: ClassVar[bool] = False
+    # Names of shipped checks that this algorithm is meant to fail -> the reason why.
+    expected_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self, config: Any, spec: TaskSpec, seeds: tuple[int, ...], device: str = "cpu"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -64,9 +65,17 @@ def plan(
         config = cls.Config(**(changes | (overrides or {})))
     except (TypeError, ValueError) as error:
         raise UserError(f"configuration of {row}: {error}.") from error
+    for name, value in asdict(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"configuration of {row}: {name} is {value}, expected a finite number.")
     chosen = tuple(protocol.seeds() if seeds is None else seeds)
-    if len(set(chosen)) != len(chosen) or not chosen:
-        raise UserError(f"option SEEDS: found {list(chosen)}, expected different whole numbers.")
+    if len(set(chosen)) != len(chosen) or not chosen or min(chosen) < 0:
+        raise UserError(
+            f"option SEEDS: found {list(chosen)}, expected different numbers from 0 up."
+        )
+    if steps is not None and steps < 0:
+        raise UserError(f"option --steps: found {steps}, expected 0 or more.")
+    check_device(device)
     # A group pays only where one update serves all of its seeds; else a seed is a run of its own.
     size = protocol.group if cls.stacks_seeds else 1
     groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
@@ -85,9 +94,21 @@ def plan(
             folder,
             device,
             rankable,
+            variant.tuned(task.spec.id),
         )
         for group in groups
     ]
+
+
+def check_device(device: str) -> None:
+    """Raise UserError for a device that is not there."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        found = "cpu" + ", cuda" * torch.cuda.is_available()
+        raise UserError(
+            f"option --device: {device!r} cannot be used here, expected {found}."
+        ) from error
 
 
 def find_records(run: Run, roots: Sequence[Path]) -> list[Record] | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
+from benchmark import record
 from benchmark.cli import condense, main, split_config
 from benchmark.errors import UserError
+from tests.conftest import TINY
 
 PLUGINS = Path(__file__).parent / "plugins"
 
@@ -46,6 +49,60 @@ def test_a_mistake_is_one_sentence(
     assert words in said
     assert said.startswith("error: ")
     assert said.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--config.lr abc", "Error parsing --config.lr: could not convert"),
+        ("--config.lrr 1", "unknown configuration field of bc 'lrr'; did you mean 'lr'?"),
+        ("--config.lr nan", "configuration of bc: lr is nan, expected a finite number."),
+        ("--config.lr", "option --config.lr lacks its value."),
+        ("--device abacus", "option --device: 'abacus' cannot be used here"),
+        ("--steps -4", "option --steps: found -4, expected 0 or more."),
+        ("--seeds 1 1", "option SEEDS: found [1, 1]"),
+        ("--out /dev/null/x", "a part of its path is a file, not a folder"),
+        ("--track wandb", "option --track wandb needs the package wandb"),
+    ],
+)
+def test_wrong_settings_of_a_run_are_one_sentence(
+    arguments: str, words: str, data_root: Path, tmp_path: Path, capsys
+) -> None:
+    if arguments == "--track wandb" and importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed here")
+    common = ["train", "bc", TINY, "--protocol", "smoke", "--progress", "none"]
+    assert main([*common, "--out", str(tmp_path), *arguments.split()]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_overrides_reach_the_run(data_root: Path, tmp_path: Path) -> None:
+    words = f"train bc {TINY} --protocol smoke --progress none --steps 2 --out {tmp_path}"
+    assert main([*words.split(), "--config.lr", "1e-4", "--config.width", "32"]) == 0
+    (made,) = record.read_all([tmp_path / "records"])
+    assert (made.config["lr"], made.config["width"]) == (1e-4, 32)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"hello", "is not an HDF5 file"),
+        (b"<html>404</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+    ],
+)
+def test_a_damaged_dataset_is_named(content, words, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("OFFLINE_MARL_DATA", str(tmp_path))
+    path = tmp_path / f"{TINY}.hdf5"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert main(["train", "bc", TINY, "--out", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert words in said
 
 
 def test_config_overrides_are_taken_out_in_both_spellings() -> None:

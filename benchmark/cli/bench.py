@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ def plan(
     cls, _, variant = algorithms.registry(options.plugin).row(row)
     data = datasets.load(dataset, backend=getattr(options, "backend", "auto"))
     defaults, _ = variant.resolve(data.spec.id, options.protocol)
-    overrides = parse_config(cls, defaults, config, row) if config else {}
+    overrides = parse_config(cls.Config, defaults, config, row) if config else {}
     return runner.plan(
         row,
         cls,
@@ -99,14 +100,14 @@ def train(options: Train) -> int:
             if lines:
                 launch.report("evaluating", done[0], episodes)  # noqa: B023
 
-        records = runner.execute(
-            run,
-            options.records or options.out / "records",
-            progress=Progress(show, evaluated),
-            sinks=options.track,
-            checkpoint_seconds=options.checkpoint_seconds,
-        )
-        bar.close()
+        with contextlib.closing(bar):
+            records = runner.execute(
+                run,
+                options.records or options.out / "records",
+                progress=Progress(show, evaluated),
+                sinks=options.track,
+                checkpoint_seconds=options.checkpoint_seconds,
+            )
         for item in records:
             if item.failed:
                 failed += 1
