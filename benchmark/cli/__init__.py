@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import os
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         check_parts()
-        return int(parse(arguments).run() or 0)
+        return run(parse(arguments))
     except UserError as error:
         if debug:
             raise
@@ -48,6 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, `| head` for instance
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 128 + signal.SIGPIPE
+
+
+def run(command: Any) -> int:
+    """Import the job of a command, which loads all that is heavy, and do it."""
+    from benchmark.cli.options import JOBS
+
+    module, function = JOBS[type(command)].split(".")
+    job = getattr(importlib.import_module(f"benchmark.cli.{module}"), function)
+    return int(job(command) or 0)
 
 
 def check_parts() -> None:

@@ -8,7 +8,7 @@ import datasets
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmark.cli.options import Data, Lint
+    from benchmark.cli.options import Data, Datasets, Lint
 
 
 def make(options: Data) -> int:
@@ -22,7 +22,7 @@ def make(options: Data) -> int:
     return 0
 
 
-def catalogue() -> int:
+def catalogue(options: Datasets) -> int:
     """Every dataset that a recipe makes, one a line."""
     rows = [("dataset", "episodes", "steps", "agents", "mean return", "here")]
     for dataset in datasets.catalogue():

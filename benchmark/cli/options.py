@@ -40,11 +40,6 @@ class Bench:
     """Where to train."""
     config: Config = ()
 
-    def run(self) -> int:
-        from benchmark.cli import bench
-
-        return bench.run(self)
-
 
 @dataclass(frozen=True)
 class Train:
@@ -78,11 +73,6 @@ class Train:
     """How progress is shown; lines are for a program that reads them."""
     config: Config = ()
 
-    def run(self) -> int:
-        from benchmark.cli import bench
-
-        return bench.train(self)
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -106,11 +96,6 @@ class Grid:
     """Processes at once; 0: one per core."""
     config: Config = ()
 
-    def run(self) -> int:
-        from benchmark.cli import bench
-
-        return bench.grid(self)
-
 
 @dataclass(frozen=True)
 class Data:
@@ -125,20 +110,10 @@ class Data:
     record: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write the card, or add this machine's content hash to it."""
 
-    def run(self) -> int:
-        from benchmark.cli import data
-
-        return data.make(self)
-
 
 @dataclass(frozen=True)
 class Datasets:
     """Print the catalogue of datasets."""
-
-    def run(self) -> int:
-        from benchmark.cli import data
-
-        return data.catalogue()
 
 
 @dataclass(frozen=True)
@@ -147,11 +122,6 @@ class Lint:
 
     file: tyro.conf.Positional[Path]
     """An HDF5 file of this suite's format."""
-
-    def run(self) -> int:
-        from benchmark.cli import data
-
-        return data.lint(self)
 
 
 @dataclass(frozen=True)
@@ -167,11 +137,6 @@ class Check:
     plugin: tuple[str, ...] = ()
     """Python files with algorithms from outside the checkout."""
 
-    def run(self) -> int:
-        from benchmark.cli import check
-
-        return check.run(self)
-
 
 @dataclass(frozen=True)
 class ReferenceScores:
@@ -179,11 +144,6 @@ class ReferenceScores:
 
     task: tyro.conf.Positional[str]
     """Task id."""
-
-    def run(self) -> int:
-        from benchmark.cli import check
-
-        return check.reference(self)
 
 
 @dataclass(frozen=True)
@@ -197,11 +157,6 @@ class Leaderboard:
     out: Path | None = None
     """File to write instead of printing."""
 
-    def run(self) -> int:
-        from benchmark.cli import board
-
-        return board.table(self)
-
 
 @dataclass(frozen=True)
 class Plots:
@@ -211,11 +166,6 @@ class Plots:
     """Folders of records; default: leaderboard/results."""
     out: Path = Path("runs/plots")
     """Folder of the PNG and SVG files."""
-
-    def run(self) -> int:
-        from benchmark.cli import board
-
-        return board.plots(self)
 
 
 @dataclass(frozen=True)
@@ -227,11 +177,6 @@ class Site:
     out: Path = Path("runs/site/index.html")
     """The page."""
 
-    def run(self) -> int:
-        from benchmark.cli import board
-
-        return board.site(self)
-
 
 @dataclass(frozen=True)
 class Readme:
@@ -240,12 +185,8 @@ class Readme:
     check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write nothing; fail where the README is not what the records say."""
 
-    def run(self) -> int:
-        from benchmark.cli import readme
 
-        return readme.run(self)
-
-
+# Name of a command -> its options, and the job that runs them: module.function in this package
 COMMANDS: dict[str, Any] = {
     "bench": Bench,
     "train": Train,
@@ -259,4 +200,18 @@ COMMANDS: dict[str, Any] = {
     "plots": Plots,
     "site": Site,
     "readme": Readme,
+}
+JOBS = {
+    Bench: "bench.run",
+    Train: "bench.train",
+    Grid: "bench.grid",
+    Data: "data.make",
+    Datasets: "data.catalogue",
+    Lint: "data.lint",
+    Check: "check.run",
+    ReferenceScores: "check.reference",
+    Leaderboard: "board.table",
+    Plots: "board.plots",
+    Site: "board.site",
+    Readme: "readme.run",
 }
