@@ -191,7 +191,7 @@ class PerSeed(Algorithm):
         return self._each(lambda k, member: member.sample(data, [rngs[k]]).seed(0))
 
     def update(self, batch: Any) -> dict[str, Tensor]:
-        losses = self._each(lambda k, member: member.update(batch[k]))
+        losses = self._each(lambda k, member: member.update(batch[k].to(self.device)))
         return {name: torch.stack([loss[name] for loss in losses]) for name in losses[0]}
 
     def finish(self) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from benchmark import checkpoint, files, provenance, rng
 from benchmark.algorithm import Algorithm, Variant, build_group
-from benchmark.batch import Dataset
+from benchmark.batch import Batch, Dataset
 from benchmark.errors import UserError
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
 from benchmark.record import Tuning
@@ -159,6 +159,8 @@ class Trainer:
                 assert run.data is not None
                 with blame(run.row, "sample"):
                     batch = group.sample(run.data, self.rngs)
+                    if isinstance(batch, Batch):  # plain members get theirs one by one
+                        batch = batch.to(run.device)
                 with blame(run.row, "update"):
                     losses = group.update(batch)
                 self.step += 1
