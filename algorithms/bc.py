@@ -40,6 +40,7 @@ from algorithms.nn.optim import Adam
 from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.record import Tuning
 from benchmark.task import Array, GameModel, TaskSpec
 
 
@@ -60,12 +61,14 @@ class BC(Algorithm):
         "default": Variant(
             steps={"smoke": 50, "quick": 5_000, "full": 100_000},
             families={
+                "mpe/": {"lr": 3e-3},  # the search of leaderboard/tuning/bc.json
                 # A table of a few hundred numbers: 2,000 steps of 2,048 decisions settle it.
                 "meanfield/": {
                     "batch_size": 32,
                     "steps": {"smoke": 50, "quick": 2_000, "full": 20_000},
-                }
+                },
             },
+            tuning={"mpe/": Tuning(configs_tried=8, online_episodes=9_600)},
         )
     }
     stacks_seeds = True
