@@ -24,9 +24,9 @@ Differences from the paper
  7. On MPE: width 128, lr 3e-3, an actor update at every step and alpha = 1, by a search on
     development data (leaderboard/tuning). With the settings of 3 the actors were far from having
     learnt the expert's actions: 10,000 steps scored 43 where cloning by the same network for the
-    same 5,000 actor updates scored 61 and a well-trained one 95. The rest is lambda: at the
+    same 5,000 actor updates scored 61 and a well-trained one 96. The rest is lambda: at the
     paper's 2.5 the search measured 86 on expert and 45 on medium data, at 1 it measured 94 and
-    41 (BC: 95 and 38). [OUR CHOICE]
+    41 (BC: 96 and 38). [OUR CHOICE]
 """
 
 from __future__ import annotations
