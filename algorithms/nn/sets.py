@@ -76,3 +76,23 @@ class SetDenoiser(nn.Module):
             h = block(h, time, field)
             c = h if context is None else block(c, time, field)
         return self.head(h)
+
+
+class PolicyHead(nn.Module):
+    """Logits of pi(a | s, h / H, mu_h), a policy that sees the population's distribution."""
+
+    def __init__(self, horizon: int, n_obs: int, n_actions: int, width: int) -> None:
+        super().__init__()
+        self.horizon, self.n_obs = horizon, n_obs
+        self.layers = nn.Sequential(
+            nn.Linear(2 * n_obs + 1, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, n_actions),
+        )
+
+    def forward(self, h: Tensor, state: Tensor, mu: Tensor) -> Tensor:
+        """h, state: [...] integers; mu: [..., O]. Returns [..., A]."""
+        one_hot = nn.functional.one_hot(state, self.n_obs)
+        return self.layers(torch.cat([one_hot, mu, (h / self.horizon)[..., None]], -1))
