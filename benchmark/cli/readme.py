@@ -12,6 +12,7 @@ import numpy as np
 from benchmark import files, record, registry
 from benchmark.cli import ROOT, board
 from benchmark.errors import UserError
+from benchmark.protocol import PROTOCOLS
 
 if TYPE_CHECKING:
     from benchmark.cli.options import Readme
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 README = ROOT / "README.md"
 FIGURES = ROOT / "leaderboard" / "figures"
+SPREAD = "mpe/spread"
+TIERS = ("random", "medium-replay", "medium", "expert")
+TEAM = ("bc", "matd3bc")
 BENCH = "meanfield/squeeze-n1000/medium-v1"  # of the first command on the page
 WEIGHTED, UNWEIGHTED, COARSE = "mfdiffuser", "mfdiffuser.none", "mfdiffuser.hierarchical"
 
@@ -27,7 +31,7 @@ def scores(records: list[Record], row: str) -> np.ndarray:
     """Normalised score of each seed of a row; a failed seed scores as random play."""
     own = [item for item in records if item.algo == row]
     if not own:
-        raise UserError(f"no committed record of {row} on {BENCH}; run make grid and commit them.")
+        raise UserError(f"no committed record of {row} to show; run make grid and commit them.")
     reference = registry.task(own[0].task).reference()
     assert reference is not None
     values = [reference.random if item.failed else item.mean_return() for item in own]
@@ -65,17 +69,39 @@ def effects(records: list[Record]) -> str:
   {flat / coarse:.1f}."""
 
 
+def tiers(records: list[Record]) -> str:
+    """Scores of the team algorithms on every tier of spread."""
+    import datasets
+
+    reference = registry.task(f"{SPREAD}-v1").reference()
+    assert reference is not None
+    lines = [
+        f"| `{SPREAD}` | {' | '.join(TEAM)} | dataset mean |",
+        "|---|" + "---|" * (len(TEAM) + 1),
+    ]
+    for tier in TIERS:
+        dataset = f"{SPREAD}/{tier}-v1"
+        own = [item for item in records if item.dataset == dataset]
+        mean = float(reference.score("return", datasets.mean_return(dataset) or 0.0))
+        cells = [spoken(own, row) for row in TEAM] + [f"{mean:.1f}"]
+        lines.append(f"| {tier} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def run(options: Readme) -> int:
     """Write the README, or with --check compare it."""
     from leaderboard import plots
     from leaderboard.table import render
 
-    records = [item for item in record.read_all([board.RESULTS]) if item.dataset == BENCH]
+    everything = [item for item in record.read_all([board.RESULTS]) if item.protocol == "quick"]
+    records = [item for item in everything if item.dataset == BENCH]
+    # What the first command makes: its rows, and the protocol's own seeds
     shown = [item for item in records if item.algo in (WEIGHTED, "bc", "random")]
-    shown = [item for item in shown if item.protocol == "quick"]
+    shown = [item for item in shown if item.seed in PROTOCOLS["quick"].seeds()]
     blocks = {
         "bench": render(board.rows_of(shown), "markdown").strip(),
-        "effects": effects([item for item in records if item.protocol == "quick"]),
+        "effects": effects(records),
+        "spread": tiers(everything),
     }
     text = README.read_text()
     for name, block in blocks.items():
