@@ -36,9 +36,9 @@ Differences from the paper:
    step against the behaviour population: it improves on it and cannot reach an equilibrium.
 6. [OUR CHOICE] Finite games only, whole episodes as particles, and a policy read from generated
    populations (E6, E7) in place of replanning: exploitability is then exact, and acting is free.
-7. [OUR CHOICE] Network, lr, width and loss weight of sequential games: about 12 settings were
-   compared by exact exploitability on data of the beach-bar medium recipe. That is over the limit of
-   8 and on a board's own data, so the rows there are development results.
+7. [OUR CHOICE] For sequential games about 12 settings (network, lr, width, loss weight) were
+   compared by exact exploitability on data of the beach-bar medium recipe. That is over the limit
+   of 8 and on a board's own data, so the rows there are development results.
 """
 
 from __future__ import annotations
