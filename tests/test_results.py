@@ -1,0 +1,57 @@
+"""The committed records: each is valid, stands where its name says, and has a clean commit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import algorithms
+import datasets
+from benchmark import provenance, record, registry
+from benchmark.protocol import PROTOCOLS
+from tests.conftest import ROOT
+
+RESULTS = ROOT / "leaderboard" / "results"
+PATHS = sorted(RESULTS.rglob("*.json"))
+MAIN = ("meanfield/squeeze-n1000/medium-v1", "mpe/spread/medium-v1")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(RESULTS)))
+def test_a_committed_record_can_be_believed(path: Path) -> None:
+    found = record.read(path)
+    assert found.path(RESULTS) == path
+    assert record.to_json(found) == path.read_text()
+    assert not found.provenance.dirty
+    assert found.provenance.commit
+    assert found.rankable
+    assert found.dataset_sha256 in datasets.card(found.dataset)["content_sha256"]
+    assert registry.task(found.task).reference() is not None
+    assert len(found.team_returns) == PROTOCOLS[found.protocol].episodes
+    assert found.first_episode_seed == PROTOCOLS[found.protocol].evaluation_seeds()[0]
+    spec = registry.task(found.task).spec
+    mean = [sum(row) / len(row) for row in found.returns]  # one group in every task so far
+    assert len(spec.groups) == 1
+    assert mean == pytest.approx(found.team_returns)
+
+
+@pytest.mark.parametrize("dataset", MAIN)
+@pytest.mark.parametrize("floor", ["bc", "random"])
+def test_floors_of_the_main_datasets_are_those_of_todays_code(dataset: str, floor: str) -> None:
+    """Else every `make bench` would train them again; make them with `make grid`."""
+    own = [record.read(path) for path in (RESULTS / dataset / floor).glob("quick-*.json")]
+    code = provenance.code_sha256(algorithms.registry().cls(floor))
+    assert {item.seed for item in own if item.code_sha256 == code} >= {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", ["bc", "matd3bc"])
+def test_frozen_configurations_are_those_of_the_committed_search(name: str) -> None:
+    search = json.loads((ROOT / "leaderboard" / "tuning" / f"{name}.json").read_text())
+    (chosen,) = [entry for entry in search["configurations"] if entry.get("chosen")]
+    own = [record.read(path) for path in RESULTS.glob(f"mpe/spread/*/{name}/quick-*.json")]
+    assert own
+    for item in own:
+        for key, value in chosen["config"].items():
+            assert item.config[key] == value
+        assert item.tuning.configs_tried == len(search["configurations"])
