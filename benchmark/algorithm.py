@@ -75,6 +75,8 @@ class Algorithm(ABC):
         frozenset()
     )  # continuous, discrete, finite, exchangeable, logp
     stacks_seeds: ClassVar[bool] = False
+    # Overrides of Config that make a large network small: the shipped checks run on it.
+    small: ClassVar[Mapping[str, Any]] = {}
     # Names of shipped checks that this algorithm is meant to fail -> the reason why.
     expected_failures: ClassVar[Mapping[str, str]] = {}
 

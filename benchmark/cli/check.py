@@ -27,7 +27,9 @@ def run(options: Check) -> int:
         from benchmark.checks.algorithm import AlgorithmSubject, check_algorithm
 
         cls = algorithms.registry(options.plugin).cls(options.algo)
-        results = check_algorithm(AlgorithmSubject(options.algo, cls), cls.expected_failures)
+        results = check_algorithm(
+            AlgorithmSubject(options.algo, cls, config=cls.small), cls.expected_failures
+        )
     elif options.task:
         from benchmark.checks.task import CHECKS as TASK_CHECKS
 

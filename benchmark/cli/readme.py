@@ -47,7 +47,7 @@ def spoken(records: list[Record], row: str) -> str:
 
 
 def milliseconds(records: list[Record], row: str) -> float:
-    """Median time to generate one population, over a row's seeds."""
+    """Median processor time to generate one population, over a row's seeds."""
     own = [item.cost.extra["population_ms"] for item in records if item.algo == row]
     return float(np.median(own))
 
@@ -65,8 +65,8 @@ def effects(records: list[Record]) -> str:
   (`{UNWEIGHTED}`) {spoken(records, UNWEIGHTED)}. The effect looked for (at least 0.85 of the
   optimum, and 0.2 above unweighted) is {verdict}: {optimum:.2f} and {gain:+.2f}.
 - **Coarse-to-fine sampling**: `{COARSE}` scores {spoken(records, COARSE)}. It generates a
-  population of 1,000 in {coarse:.0f} ms, where flat sampling takes {flat:.0f} ms, a factor of
-  {flat / coarse:.1f}."""
+  population of 1,000 in {coarse:.0f} ms of processor time, where flat sampling takes {flat:.0f} ms,
+  a factor of {flat / coarse:.1f}."""
 
 
 def tiers(records: list[Record]) -> str:

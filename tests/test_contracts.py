@@ -1,0 +1,42 @@
+"""Every registered algorithm, task and variant keeps the contract that is shipped to users."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import algorithms
+import datasets
+from benchmark import registry
+from benchmark.checks.algorithm import AlgorithmSubject, check_algorithm
+from benchmark.checks.dataset import check_dataset
+from benchmark.checks.task import check_task
+from tests.conftest import TINY
+
+ROWS = [
+    (name, variant)
+    for name in algorithms.names()
+    for variant in algorithms.registry().cls(name).variants
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), ROWS)
+def test_every_row_keeps_the_contract_of_algorithms(name: str, variant: str) -> None:
+    cls = algorithms.registry().cls(name)
+    results = check_algorithm(
+        AlgorithmSubject(name, cls, variant, cls.small), cls.expected_failures
+    )
+    assert all(result.ok for result in results), [r.line() for r in results if not r.ok]
+
+
+@pytest.mark.parametrize("task_id", registry.task_ids())
+def test_every_task_keeps_the_contract_of_tasks(task_id: str) -> None:
+    results = check_task(registry.task(task_id))
+    assert all(result.ok for result in results), [r.line() for r in results if not r.ok]
+
+
+def test_a_made_dataset_keeps_the_contract_of_datasets(data_root: Path) -> None:
+    results = check_dataset(datasets.load(TINY))
+    assert all(result.ok for result in results), [r.line() for r in results if not r.ok]
+    assert datasets.rankable(datasets.load(TINY))
