@@ -86,9 +86,8 @@ def site(options: Site) -> int:
 
 def show(records: Sequence[Record], folder: Path, name: str) -> None:
     """At the end of a bench: the table on the terminal, the plot and the page as files."""
-    from leaderboard.site import build
-
     from leaderboard import plots as figures
+    from leaderboard.site import build
     from leaderboard.table import render
 
     rows = rows_of(records)
