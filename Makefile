@@ -30,6 +30,9 @@ setup: $(STAMP) ## create .venv and install requirements.lock (done by the other
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "error: Python %d.%d was found, this suite needs 3.11 or newer; name one with PYTHON=." % v[:2])'
 	@$(PYTHON) -m venv $(if $(filter system,$(TORCH)),--system-site-packages) $(VENV)
+ifeq ($(TORCH),system)
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "error: no torch is installed for $(PYTHON); leave TORCH=system out to install one." >&2; rm -rf $(VENV); exit 2; }
+endif
 ifneq ($(TORCH_INDEX),)
 	@$(BIN)/pip install -q --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.lock)
 endif
