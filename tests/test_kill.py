@@ -37,7 +37,12 @@ def folder(out: Path, row: str) -> Path:
 
 
 def start(*words: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    def hear_ctrl_c() -> None:  # a job in the background may have inherited it as ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        command(*words), stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=hear_ctrl_c
+    )
 
 
 def kill_after_a_checkpoint(words: list[str], out: Path, row: str, rng: random.Random) -> bool:
