@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -154,7 +156,7 @@ class Trainer:
         begun = saved = time.perf_counter()
         # the first one early: a run killed often still gets on
         wait = min(5.0, self.checkpoint_seconds)
-        try:
+        with interrupts_kept() as interrupted:
             while self.step < run.steps:
                 assert run.data is not None
                 with blame(run.row, "sample"):
@@ -169,18 +171,16 @@ class Trainer:
                     if len(self.failed) == len(run.seeds):
                         break
                 now = time.perf_counter()
-                if now - saved > wait:
+                if interrupted or now - saved > wait:
                     self.train_seconds += now - begun
                     checkpoint.save_step(run.where, self.step, self.state())
                     begun = saved = time.perf_counter()
                     wait = self.checkpoint_seconds
-        except KeyboardInterrupt as error:
-            self.train_seconds += time.perf_counter() - begun
-            checkpoint.save_step(run.where, self.step, self.state())
-            raise Interrupted(
-                f"interrupted at step {self.step} of {run.steps}; the state is saved, and the same"
-                " command goes on from there."
-            ) from error
+                if interrupted:
+                    raise Interrupted(
+                        f"interrupted at step {self.step} of {run.steps}; the state is saved, and"
+                        " the same command goes on from there."
+                    )
         self.train_seconds += time.perf_counter() - begun
 
     def _log(self, losses: dict[str, torch.Tensor]) -> None:
@@ -206,6 +206,34 @@ class Trainer:
                 self.curves[i].setdefault(name, []).append(column[i])
         self.tracker.log(self.step, values)
         self.progress.train(self.step, {name: column[0] for name, column in values.items()})
+
+
+@contextlib.contextmanager
+def interrupts_kept() -> Iterator[list[int]]:
+    """Signals that ask for an end, SIGINT and SIGTERM, are noted in the list that this yields.
+
+    An exception in the middle of an update would leave a state between two steps, from which no
+    run could go on with equal bits. A second signal is not kept: it raises KeyboardInterrupt.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield noted
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # a background job of a shell ignores Ctrl-C
+            signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,46 @@ def same(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [path]
 
 
+def test_an_interrupt_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypatch) -> None:
+    """Else the saved state would lie between two steps."""
+    whole = make_run(tmp_path / "a", "bc")
+    runner.execute(whole, tmp_path / "ra")
+    broken = make_run(tmp_path / "b", "bc")
+    step, calls = broken.cls.update, []
+
+    def update(self: Any, batch: Any) -> Any:
+        calls.append(1)
+        losses = step(self, batch)
+        if len(calls) == 11:  # the weights have moved, the run's own counter has not
+            signal.raise_signal(signal.SIGINT)
+        return losses
+
+    monkeypatch.setattr(broken.cls, "update", update)
+    with pytest.raises(Interrupted, match="at step 11 of 30"):
+        runner.execute(broken, tmp_path / "rb")
+    runner.execute(broken, tmp_path / "rb")
+    assert same(final(whole), final(broken)) == []
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    def train(at: int, losses: dict[str, float]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    run = make_run(tmp_path)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        runner.execute(run, tmp_path / "r", progress=Progress(train=train))
+    assert not isinstance(caught.value, Interrupted)
+    assert checkpoint.latest(run.where) is None
+
+
 class StopAt(Progress):
     """Interrupts the run at a log point, as Ctrl-C would."""
 
     def __init__(self, step: int) -> None:
         def train(at: int, losses: dict[str, float]) -> None:
             if at == step:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
 
         super().__init__(train=train)
 
