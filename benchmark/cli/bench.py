@@ -140,11 +140,11 @@ def jobs_of(runs: Sequence[Run], options: Bench | Grid, config: Sequence[str]) -
 
 
 def estimate(runs: Sequence[Run], workers: int) -> str:
-    """Time from records of the same rows and datasets; says so where there is none."""
+    """Time and disk from records of the same rows and datasets; says so where there is none."""
     from benchmark import record
 
     known = record.read_all([RESULTS])
-    seconds, missing = 0.0, set()
+    seconds, megabytes, missing = 0.0, 1.0, set()  # 1 MB: records, plot and page
     for run in runs:
         assert run.data is not None
         like = [
@@ -155,9 +155,11 @@ def estimate(runs: Sequence[Run], workers: int) -> str:
             missing.add(run.row)
             continue
         each = sum(c.update_ms * run.steps / 1e3 + c.evaluate_seconds for c in like) / len(like)
+        # float32 weights, a target or EMA copy, and two moments of Adam
+        megabytes += 16e-6 * like[0].parameters * len(run.seeds)
         seconds += each * len(run.seeds) + 4.0  # 4 s: start of a process
     workers = max(1, min(workers or launch.cores(), len(runs)))
-    text = f"about {duration(seconds / workers)} on {workers} processes"
+    text = f"about {duration(seconds / workers)} on {workers} processes, {megabytes:.0f} MB of disk"
     if missing:
         names = ", ".join(sorted(missing))
         unknown = f"unknown for {names}, of which there is no record"
@@ -207,7 +209,7 @@ def run(options: Bench) -> int:
     episodes = main.protocol.episodes
     print(f"plan: seeds {seeds}; {main.steps:,} steps each; {episodes} evaluation episodes")
     if todo:
-        print(f"estimate: {estimate(todo, options.workers)}; under 50 MB of disk in {options.out}")
+        print(f"estimate: {estimate(todo, options.workers)}, in {options.out}")
     else:
         print("every run is finished; delete its records to run again.")
     jobs = [job for item in todo for job in jobs_of([item], options, main_config(item, options))]
