@@ -38,6 +38,7 @@ class Batch:
     next_obs: Tensor | None = None  # [K, B, T, N, D]
     logp: Tensor | None = None  # [K, B, T, N] behaviour log-probability, where logged
     alive: Tensor | None = None  # [K, B, T, N] bool, where agents can die
+    active: Tensor | None = None  # [K, B, T, N] bool, where only some actions of a step count
     mu: Tensor | None = None  # [K, B, T, O] exact population distribution, where stored
 
     def map(self, function: Any) -> Batch:

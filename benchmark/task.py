@@ -60,6 +60,7 @@ class TaskSpec:
         True  # False: the reported return is that of the sampled policy (mean-field games)
     )
     can_die: bool = False
+    outcomes: tuple[str, ...] = ()  # what `Step.outcome` measures, such as ("margin", "win")
     packages: tuple[str, ...] = ()  # distributions whose version could change a return
 
     @property
@@ -118,6 +119,8 @@ class Step:
     truncated: Array  # [E] bool: the time limit cut the episode
     alive: Array | None = None  # [E, N] bool; None: all alive
     mask: Array | None = None  # [E, N, n_actions] bool of allowed actions; None: all allowed
+    active: Array | None = None  # [E, N] bool: whose action of this step counted; None: everyone's
+    outcome: dict[str, Array] | None = None  # [E] each, of the episode so far; see `TaskSpec`
 
 
 class ArrayEnv(Protocol):

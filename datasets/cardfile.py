@@ -80,6 +80,8 @@ def measure(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, dict[str, An
         "return_levels": list(QUANTILES),
         "return_quantiles": [float(q) for q in np.quantile(team, QUANTILES)],
     }
+    for name in spec.outcomes:
+        statistics[f"{name}_mean"] = float(arrays[f"index/{name}"][()].mean())
     if spec.finite:
         statistics |= coverage(spec, arrays)
     return {"counts": counts, "statistics": statistics}

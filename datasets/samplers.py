@@ -1,8 +1,9 @@
 """From a draw of steps and agents to a batch: which rows, and the ways of getting at them.
 
-A *row* is one step of all agents, the columns of an agent side by side: [obs | act | rew | logp |
-alive]. Every episode has one row more than it has steps; it holds the observation after the last
-step, so that the next observation is always the next row. Back-ends differ only in how they gather:
+A *row* is one step of all agents, the columns of an agent side by side: [obs | act | rew |
+optional arrays]. Every episode has one row more than it has steps; it holds the observation after
+the last step, so that the next observation is always the next row. Back-ends differ only in how
+they gather:
 
 `Table`   one float32 table in memory, rows picked by one `index_select`: the fastest
 `Mapped`  the arrays of the file, mapped into memory: any size, no loading, bitwise the same rows
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from benchmark.batch import Batch, Rngs
 from benchmark.task import Array, TaskSpec
+from datasets.schema import OPTIONAL
 
 EPISODE, STEP, ROW = 0, 1, 2  # columns of Episodes.steps
 
@@ -32,7 +34,7 @@ class Columns:
     def __init__(self, spec: TaskSpec, arrays: Mapping[str, Array]) -> None:
         at = f"steps/{spec.groups[0].name}"
         self.widths = {"obs": spec.obs_dim, "act": 1 if spec.discrete else spec.act_dim, "rew": 1}
-        self.widths |= {name: 1 for name in ("logp", "alive") if f"{at}/{name}" in arrays}
+        self.widths |= {name: 1 for name in OPTIONAL if f"{at}/{name}" in arrays}
         firsts = np.cumsum([0, *self.widths.values()]).tolist()
         self.first = dict(zip(self.widths, firsts[:-1], strict=True))
         self.total = firsts[-1]
@@ -276,6 +278,7 @@ class Sampler:
             next_obs=next_obs,
             logp=columns.view(rows, "logp", shape) if "logp" in columns.first else None,
             alive=columns.view(rows, "alive", shape) > 0 if "alive" in columns.first else None,
+            active=columns.view(rows, "active", shape) > 0 if "active" in columns.first else None,
             mu=None if mu is None else torch.from_numpy(mu),
         )
 

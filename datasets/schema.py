@@ -7,11 +7,13 @@
     /index/seed            int64   [E]        seed that the episode was reset with
     /index/policy          int32   [E]        id of the behaviour policy
     /index/return          float64 [E, G]     undiscounted return, mean over each group's agents
+    /index/<outcome>       float64 [E]        one each for the task's outcomes, such as margin
     /steps/<group>/obs     float32 [S, n, D]  int32 with D = 1 where observations are finite
     /steps/<group>/act     float32 [S, n, A]  int32 [S, n] where actions are discrete
     /steps/<group>/rew     float32 [S, n]
     /steps/<group>/logp    float32 [S, n]     optional: log-probability of the logged action
     /steps/<group>/alive   uint8   [S, n]     optional: where agents can die
+    /steps/<group>/active  uint8   [S, n]     optional: 1 where the logged action counted
     /final/<group>/obs     like obs [E, n, D] observation after each episode's last step
     /population/mu         float32 [S, O]     optional: population distribution of a finite game
 
@@ -36,6 +38,7 @@ from benchmark.errors import UserError
 from benchmark.task import Array, Group, TaskSpec
 
 FORMAT = "offmarl/1"
+OPTIONAL = ("logp", "alive", "active")  # per-agent arrays that all groups have, or none
 SLAB_BYTES = 64 << 20  # large arrays are read and written in slabs of about this size
 TASK_ID = re.compile(r"[a-z][a-z0-9-]*/[a-z0-9][a-z0-9-]*-v\d+")
 DATASET_ID = re.compile(
@@ -70,6 +73,7 @@ def parse_meta(text: bytes, where: str) -> Meta:
         spec = dict(value.pop("spec"))
         groups = tuple(Group(**group) for group in spec.pop("groups"))
         spec["packages"] = tuple(spec["packages"])
+        spec["outcomes"] = tuple(spec.get("outcomes", ()))
         meta = Meta(spec=TaskSpec(groups=groups, **spec), **value)
         _check_meta(meta)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -101,6 +105,10 @@ def _check_meta(meta: Meta) -> None:
         raise ValueError(f"id {meta.id[:80]!r} is not namespace/name/tier-vN")
     if not TASK_ID.fullmatch(spec.id):
         raise ValueError(f"spec.id {spec.id[:80]!r} is not namespace/name-vN")
+    if not all(re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) for name in spec.outcomes):
+        raise ValueError("an outcome's name must match [a-z][a-z0-9_]*")
+    if {"start", "terminated", "truncated", "seed", "policy", "return"} & set(spec.outcomes):
+        raise ValueError("an outcome has the name of another array of the index")
     if not isinstance(meta.content_sha256, str):
         raise ValueError("content_sha256 must be text")
 
@@ -133,6 +141,8 @@ def fields(spec: TaskSpec) -> dict[str, Field]:
         "index/policy": Field(("E",), "<i4"),
         "index/return": Field(("E", len(spec.groups)), "<f8"),
     }
+    for name in spec.outcomes:
+        found[f"index/{name}"] = Field(("E",), "<f8")
     obs_type = "<f4" if spec.n_obs is None else "<i4"
     for group in spec.groups:
         n, at = group.n_agents, f"steps/{group.name}"
@@ -144,6 +154,7 @@ def fields(spec: TaskSpec) -> dict[str, Field]:
         found[f"{at}/rew"] = Field(("S", n), "<f4")
         found[f"{at}/logp"] = Field(("S", n), "<f4", required=False)
         found[f"{at}/alive"] = Field(("S", n), "|u1", required=False)
+        found[f"{at}/active"] = Field(("S", n), "|u1", required=False)
         found[f"final/{group.name}/obs"] = Field(("E", n, group.obs_dim), obs_type)
     if spec.n_obs is not None:
         found["population/mu"] = Field(("S", spec.n_obs), "<f4", required=False)
@@ -166,7 +177,7 @@ def check_arrays(spec: TaskSpec, arrays: Mapping[str, Any], where: str) -> None:
     for name, wanted in expected.items():
         if wanted.required and name not in arrays:
             raise UserError(f"{where}: /{name} is missing; the format {FORMAT} needs it.")
-    for name in ("logp", "alive"):
+    for name in OPTIONAL:
         there = [path in arrays for path in optional(spec, name)]
         if any(there) and not all(there):
             raise UserError(f"{where}: {name} is stored for some groups only, expected all.")

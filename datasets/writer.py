@@ -10,6 +10,7 @@ only when it is complete.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from benchmark.errors import UserError
 from benchmark.files import atomic_path
 from benchmark.task import Array, TaskSpec
 from datasets.open import h5py, stored
-from datasets.schema import FORMAT, Meta, content_sha256, fields
+from datasets.schema import FORMAT, OPTIONAL, Meta, content_sha256, fields
 
 MAX_WAITING = 2 << 30  # bytes of episodes kept in memory while the final size is unknown
 ALIGNMENT = 64  # bytes; a memory map of an array then starts on a cache line
@@ -41,9 +42,11 @@ class Chunk:
     policy: Array  # [E] int32
     logp: Array | None  # [E, T, N]
     alive: Array | None  # [E, T, N]
+    active: Array | None  # [E, T, N]
+    outcome: dict[str, Array]  # [E] each
 
     def arrays(self) -> list[Array]:
-        return [value for value in vars(self).values() if value is not None]
+        return [value for value in vars(self).values() if isinstance(value, np.ndarray)]
 
 
 class Writer:
@@ -78,7 +81,7 @@ class Writer:
         self.waiting_bytes = 0
         self.file: Any = None
         self.n_steps = self.n_episodes = self.appended = 0
-        self.logged: tuple[bool, bool] | None = None  # whether logp and alive come with the chunks
+        self.logged: tuple[str, ...] | None = None  # optional arrays that come with the chunks
         self._stack = ExitStack()
 
     # ------------------------------------------------------------------------------------ context
@@ -120,11 +123,14 @@ class Writer:
         policy: Array,
         logp: Array | None = None,
         alive: Array | None = None,
+        active: Array | None = None,
+        outcome: Mapping[str, Array] | None = None,
     ) -> None:
         """Add E episodes of T steps.
 
         obs [E, T, N, D], act [E, T, N, A] or [E, T, N], rew [E, T, N], final_obs [E, N, D],
-        terminated, seeds, policy [E], logp and alive [E, T, N]. An episode that is not terminated
+        terminated, seeds, policy [E], logp, alive and active [E, T, N], and the task's outcomes [E]
+        by name. An episode that is not terminated
         was cut by the time limit. Raises UserError where a shape or a value does not fit the
         task.
         """
@@ -144,19 +150,29 @@ class Writer:
             policy=_cast("policy", policy, (n_envs,), np.int32),
             logp=None if logp is None else _cast("logp", logp, steps, np.float32),
             alive=None if alive is None else _cast("alive", alive, steps, np.bool_),
+            active=None if active is None else _cast("active", active, steps, np.bool_),
+            outcome={
+                name: _cast(name, value, (n_envs,), np.float64)
+                for name, value in (outcome or {}).items()
+            },
         )
         if spec.n_obs is not None:
             _within("obs", chunk.obs, spec.n_obs)
             _within("final_obs", chunk.final_obs, spec.n_obs)
         if spec.n_actions is not None:
             _within("act", chunk.act, spec.n_actions)
-        logged = (logp is not None, alive is not None)
+        if set(chunk.outcome) != set(spec.outcomes):
+            raise UserError(
+                f"{self.path}: outcomes are {sorted(chunk.outcome)}, the task {spec.id} has"
+                f" {sorted(spec.outcomes)}."
+            )
+        logged = tuple(name for name in OPTIONAL if getattr(chunk, name) is not None)
         if self.logged is None:
             self.logged = logged
         if logged != self.logged:
             raise UserError(
-                f"{self.path}: logp and alive must come with all chunks or none; the first chunk"
-                f" had (logp, alive) = {self.logged}, this one {logged}."
+                f"{self.path}: {', '.join(OPTIONAL)} must each come with all chunks or none; the"
+                f" first chunk had {self.logged or 'none'}, this one has {logged or 'none'}."
             )
         if spec.exchangeable:
             self._permute(chunk)
@@ -183,7 +199,7 @@ class Writer:
                 order[e, first : first + group.n_agents] = first + rng.permutation(group.n_agents)
                 first += group.n_agents
         rows = np.arange(len(order))[:, None]
-        for name in ("obs", "act", "rew", "logp", "alive"):
+        for name in ("obs", "act", "rew", *OPTIONAL):
             if (value := getattr(chunk, name)) is not None:
                 for e in range(len(order)):
                     value[e] = value[e][:, order[e]]
@@ -201,10 +217,8 @@ class Writer:
             alignment_threshold=1,
             alignment_interval=ALIGNMENT,
         )
-        has_logp, has_alive = self.logged or (False, False)
         for name, wanted in fields(self.spec).items():
-            kept = wanted.required or (name.endswith("/logp") and has_logp)
-            kept |= name.endswith("/alive") and has_alive
+            kept = wanted.required or name.rsplit("/", 1)[1] in (self.logged or ())
             kept |= name == "population/mu" and self.spec.exchangeable
             if kept:
                 self.file.create_dataset(name, wanted.resolve(*self.sizes), wanted.dtype)
@@ -223,7 +237,7 @@ class Writer:
             agents = slice(first, first + group.n_agents)
             first += group.n_agents
             at = f"steps/{group.name}"
-            for name in ("obs", "act", "rew", "logp", "alive"):
+            for name in ("obs", "act", "rew", *OPTIONAL):
                 if (value := getattr(chunk, name)) is not None:
                     part = value[:, :, agents]
                     if name == "obs" or (name == "act" and not self.spec.discrete):
@@ -239,6 +253,8 @@ class Writer:
         file["index/truncated"][episodes] = ~chunk.terminated
         file["index/seed"][episodes] = chunk.seeds
         file["index/policy"][episodes] = chunk.policy
+        for name, value in chunk.outcome.items():
+            file[f"index/{name}"][episodes] = value
         self.n_steps, self.n_episodes = rows.stop, episodes.stop
 
     def _wrong_size(self, n_steps: int, n_episodes: int) -> UserError:

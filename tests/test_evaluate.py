@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmark import registry
-from benchmark.envs.spread import Controller
+from benchmark.envs.mpe.spread import Controller
 from benchmark.errors import UserError
 from benchmark.evaluate import check_actions, rollout, rollout_group
 from benchmark.task import Group, Step, Task, TaskSpec

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from benchmark import checkpoint, registry
-from benchmark.envs.spread import BEHAVIOURS, CONTACT_DISTANCE, HORIZON, Controller, load_actor
+from benchmark.envs.actor import load_actor
+from benchmark.envs.mpe.spread import BEHAVIOURS, CONTACT_DISTANCE, HORIZON, Controller
 from benchmark.errors import UserError
 from benchmark.evaluate import rollout
 from benchmark.protocol import EVALUATION_SEEDS, RECIPE_SEEDS

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.envs.spread import BEHAVIOURS, Actor, load_actor, load_arrays
+from benchmark.envs.actor import Actor, load_actor, load_arrays
+from benchmark.envs.mpe.spread import BEHAVIOURS
 from benchmark.protocol import RECIPE_SEEDS
 from benchmark.task import Array, Task
 

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark import checkpoint, files
-from benchmark.envs.spread import BEHAVIOURS, HORIZON, OBS_DIM, Actor, N, Spread, SpreadArrays
+from benchmark.envs.actor import Actor
+from benchmark.envs.mpe.spread import BEHAVIOURS, HORIZON, OBS_DIM, N, Spread, SpreadArrays
 from benchmark.errors import UserError
 from benchmark.evaluate import rollout
 from benchmark.protocol import RECIPE_SEEDS
@@ -63,7 +64,7 @@ def start_still(actor: nn.Sequential) -> None:
 
 
 def weights(net: nn.Sequential, std: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays of a `benchmark.envs.spread.Actor`."""
+    """The arrays of a `benchmark.envs.actor.Actor`."""
     linears = [layer for layer in net if isinstance(layer, nn.Linear)]
     arrays = {"std": std.astype(np.float32)}
     for k, linear in enumerate(linears):

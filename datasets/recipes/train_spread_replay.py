@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark import checkpoint, files
-from benchmark.envs.spread import BEHAVIOURS, HORIZON, OBS_DIM, Actor, N, SpreadArrays
+from benchmark.envs.actor import Actor
+from benchmark.envs.mpe.spread import BEHAVIOURS, HORIZON, OBS_DIM, N, SpreadArrays
 from benchmark.protocol import RECIPE_SEEDS
 from datasets.recipes.train_spread import (
     ACT_DIM,

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.errors import UserError
+from benchmark.envs.actor import BEHAVIOURS as ALL_BEHAVIOURS
+from benchmark.envs.actor import Actor, load_actor
 from benchmark.task import Array, Family, Group, Step, Task, TaskSpec
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ OBS_DIM = (
     18  # velocity 2, position 2, landmarks 2 x 3, other agents 2 x 2, their (silent) messages 2 x 2
 )
 PAIRS = ((0, 1), (0, 2), (1, 2))
-BEHAVIOURS = Path(__file__).resolve().parents[2] / "datasets" / "behaviours" / "mpe-spread"
+BEHAVIOURS = ALL_BEHAVIOURS / "mpe-spread"
 
 # Constants of mpe2's World, Entity and Scenario.
 DT, DAMPING, ACCELERATION = 0.1, 0.25, 5.0
@@ -110,58 +110,6 @@ class SpreadArrays:
             collisions[i] += hit[p]
             collisions[j] += hit[p]
         return (shared * (1 - LOCAL_RATIO) - collisions * LOCAL_RATIO).T.copy()
-
-
-class Actor:
-    """One network on the agent's own observation for all: ReLU layers, tanh, Gaussian noise."""
-
-    def __init__(self, weights: dict[str, Array]) -> None:
-        """`weights`: w0 [18, H], b0 [H], w1, ... of the layers, and std [2] of the noise."""
-        depth = sum(name.startswith("w") for name in weights)
-        self.layers = [
-            (weights[f"w{k}"].astype(np.float32), weights[f"b{k}"].astype(np.float32))
-            for k in range(depth)
-        ]
-        self.std = weights["std"].astype(np.float32)
-        self.rng = np.random.default_rng(0)
-
-    def mean(self, obs: Array) -> Array:
-        """obs [..., 18] -> [..., 2] in [-1, 1]."""
-        x = obs.reshape(-1, obs.shape[-1])
-        for w, b in self.layers[:-1]:
-            x = np.maximum(x @ w + b, 0)
-        w, b = self.layers[-1]
-        return np.tanh(x @ w + b).reshape(*obs.shape[:-1], -1)
-
-    def begin(self, n_envs: int, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-
-    def act(
-        self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
-    ) -> Array:
-        mean = self.mean(obs)  # [E, N, 2]
-        if deterministic:
-            return mean
-        noise = self.rng.standard_normal(mean.shape, dtype=np.float32)
-        return np.clip(mean + self.std * noise, -1, 1)
-
-
-def load_arrays(path: Path) -> dict[str, Array]:
-    """Arrays of a behaviour file (safetensors); raises UserError where it is missing."""
-    from safetensors.numpy import load_file
-
-    if not path.exists():
-        raise UserError(
-            f"behaviour {path} is missing; run the suite from its checkout, or train it with"
-            " `python -m datasets.recipes.train_spread`."
-        )
-    arrays: dict[str, Array] = load_file(path)
-    return arrays
-
-
-def load_actor(path: Path) -> Actor:
-    """The one actor of a behaviour file."""
-    return Actor(load_arrays(path))
 
 
 class Controller:
