@@ -35,6 +35,7 @@ class Policy(Protocol):
 @dataclass(frozen=True)
 class Evaluation:
     returns: Array  # [K, E, N] undiscounted per-agent returns, float64
+    outcomes: dict[str, Array]  # [K, E] each: what the task's `outcomes` came to
     act_seconds: float  # wall time inside `act`
     joint_actions: int  # K x E x steps
     seconds: float
@@ -78,6 +79,21 @@ def rollout(
     return _roll(task, policy, None, seeds, deterministic, progress).returns[0]
 
 
+def team_values(
+    task: Task,
+    policy: Policy,
+    seeds: Sequence[int],
+    progress: Callable[[int], None] | None = None,
+) -> Array:
+    """What the task's scale measures, one value an episode [E]: the margin where the metric is the
+    margin, else the team return.
+    """
+    found = _roll(task, policy, None, seeds, None, progress)
+    if task.spec.metric == "margin":
+        return found.outcomes["margin"][0]
+    return task.spec.team(found.returns[0])
+
+
 def rollout_group(
     task: Task,
     group: Policy,
@@ -103,7 +119,8 @@ def _roll(
         deterministic = spec.deterministic_eval
     # The chunk depends on the task alone: a seed sees the same noise in a group as by itself.
     chunk = max(1, ROWS // spec.n_agents)
-    parts, act_seconds, joint, start = [], 0.0, 0, time.perf_counter()
+    parts, outcomes = [], []
+    act_seconds, joint, start = 0.0, 0, time.perf_counter()
     for first in range(0, len(seeds), chunk):
         part = list(seeds[first : first + chunk])
         e = len(part)
@@ -111,6 +128,7 @@ def _roll(
         obs = env.reset(part * k)  # [K * E, N, D]
         policy.begin(e, POLICY_STREAM + part[0])
         returns = np.zeros((k * e, spec.n_agents))
+        outcome = {name: np.zeros(k * e) for name in spec.outcomes}
         running = np.ones(k * e, bool)
         alive: Array | None = None
         mask: Array | None = None
@@ -130,12 +148,21 @@ def _roll(
             step = env.step(act)
             rew = step.rew if alive is None else np.where(alive, step.rew, 0.0)
             returns += rew * running[:, None]
+            for name, value in outcome.items():
+                value[running] = (step.outcome or {})[name][running]
             joint += int(running.sum())
             running &= ~(step.terminated | step.truncated)
             obs, alive, mask = step.obs, step.alive, step.mask
             if not running.any():
                 break
         parts.append(returns.reshape(k, e, spec.n_agents))
+        outcomes.append({name: value.reshape(k, e) for name, value in outcome.items()})
         if progress:
             progress(e)
-    return Evaluation(np.concatenate(parts, 1), act_seconds, joint, time.perf_counter() - start)
+    return Evaluation(
+        np.concatenate(parts, 1),
+        {name: np.concatenate([part[name] for part in outcomes], 1) for name in spec.outcomes},
+        act_seconds,
+        joint,
+        time.perf_counter() - start,
+    )

@@ -4,11 +4,15 @@ tuning and evaluation apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmark.errors import unknown_name
+from benchmark.task import TaskSpec
 
 PROTOCOL_VERSION = 1
+
+LONG = 500  # steps; tasks this long are evaluated on LONG_EPISODES at most
+LONG_EPISODES = 100
 
 RECIPE_SEEDS = range(1_000, 2_000)
 TUNING_SEEDS = range(2_000, 3_000)
@@ -28,6 +32,12 @@ class Protocol:
 
     def seeds(self) -> tuple[int, ...]:
         return tuple(range(self.n_seeds))
+
+    def on(self, spec: TaskSpec) -> Protocol:
+        """The same protocol as it is for one task: fewer episodes where they are long."""
+        if spec.horizon < LONG:
+            return self
+        return replace(self, episodes=min(self.episodes, LONG_EPISODES))
 
     def evaluation_seeds(self) -> range:
         return EVALUATION_SEEDS[: self.episodes]

@@ -92,6 +92,7 @@ class Record:
     level: int = 0
     schema: int = SCHEMA
     notes: dict[str, str] = field(default_factory=dict)
+    outcomes: dict[str, list[float]] = field(default_factory=dict)  # [episode] each, of battles
 
     @property
     def failed(self) -> bool:
@@ -102,6 +103,19 @@ class Record:
         return (
             sum(self.team_returns) / len(self.team_returns) if self.team_returns else float("nan")
         )
+
+    def value(self, metric: str) -> float | None:
+        """What a board ranks by, before it is normalised: NaN where the run failed, None where the
+        record does not hold it.
+        """
+        if self.failed:
+            return float("nan")
+        if metric == "exploitability":
+            return self.exact.get("exploitability")
+        if metric == "margin":
+            margins = self.outcomes.get("margin")
+            return sum(margins) / len(margins) if margins else None
+        return self.mean_return()
 
     def path(self, root: Path) -> Path:
         """Where this record stands under a folder of records."""
@@ -157,6 +171,11 @@ def parse(text: str, source: str = "record") -> Record:
             f"{source} is not a valid record: {len(record.team_returns)} team returns for"
             f" {len(record.returns)} episodes."
         )
+    if any(len(values) != len(record.returns) for values in record.outcomes.values()):
+        raise UserError(
+            f"{source} is not a valid record: its outcomes are not one value for each of"
+            f" {len(record.returns)} episodes."
+        )
     return record
 
 
@@ -164,7 +183,10 @@ _adapter: Any = None
 
 
 def to_json(record: Record) -> str:
-    return json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
+    values = asdict(record)
+    if not record.outcomes:
+        del values["outcomes"]  # only battles have them
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"
 
 
 def read(path: Path | str) -> Record:

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark import files, provenance
 from benchmark.errors import UserError
-from benchmark.evaluate import ROWS, Policy, rollout
+from benchmark.evaluate import ROWS, Policy, team_values
 from benchmark.protocol import EVALUATION_SEEDS, RECIPE_SEEDS, REFERENCE_SEEDS, TUNING_SEEDS
 from benchmark.task import Array, Reference, Task, TaskSpec, reference_path, reference_toml
 
@@ -57,13 +57,13 @@ def check_seeds(seeds: range) -> None:
             )
 
 
-def team_returns(
-    task: Task, policy: Policy, seeds: range, progress: Progress | None = None
-) -> Array:
-    """Team return of each seed's episode [E], in blocks, so that N = 10^6 fits in memory."""
+def values(task: Task, policy: Policy, seeds: range, progress: Progress | None = None) -> Array:
+    """Team return, or margin, of each seed's episode [E]; in blocks, so that N = 10^6 fits in
+    memory.
+    """
     block = max(1, ROWS // task.spec.n_agents)
     parts = [
-        task.spec.team(rollout(task, policy, seeds[first : first + block], progress=progress))
+        team_values(task, policy, seeds[first : first + block], progress)
         for first in range(0, len(seeds), block)
     ]
     return np.concatenate(parts)
@@ -86,7 +86,7 @@ def compute_reference(
         seeds = REFERENCE_SEEDS[len(returns[0]) : episodes]
         check_seeds(seeds)
         for k, policy in enumerate(policies):
-            more = team_returns(task, policy, seeds, progress)
+            more = values(task, policy, seeds, progress)
             returns[k] = np.concatenate([returns[k], more])
         means = [float(x.mean()) for x in returns]
         errors = [float(x.std(ddof=1) / np.sqrt(len(x))) for x in returns]
@@ -107,7 +107,7 @@ def compute_reference(
         recipe="benchmark/reference.py: uniform play and Task.expert() in the array environment",
         uniform_exploitability=_uniform_exploitability(task),
         lines={
-            name: float(team_returns(task, line, REFERENCE_SEEDS[:episodes], progress).mean())
+            name: float(values(task, line, REFERENCE_SEEDS[:episodes], progress).mean())
             for name, line in task.reference_lines().items()
         },
         packages=provenance.packages(tuple(sorted({"numpy", *spec.packages}))),

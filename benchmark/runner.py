@@ -54,6 +54,7 @@ def plan(
     """The runs (one per group of seeds) of a row on a dataset; UserError where the task lacks what
     the algorithm requires.
     """
+    protocol = protocol.on(task.spec)
     missing = cls.requires - task.spec.properties() - {"logp", "next_obs"}
     if missing:
         raise UserError(
@@ -224,7 +225,7 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
     k = len(run.seeds)
     seeds = run.protocol.evaluation_seeds()
     if len(failed) == k:
-        evaluation = Evaluation(np.zeros((k, 0, spec.n_agents)), 0.0, 0, 0.0)
+        evaluation = Evaluation(np.zeros((k, 0, spec.n_agents)), {}, 0.0, 0, 0.0)
     else:
         with blame(run.row, "act"):
             policy = _Surviving(group, run.seeds, failed)
@@ -292,6 +293,7 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
                 seed=seed,
                 returns=np.stack(by_group, -1).tolist(),
                 team_returns=team[i].tolist(),
+                outcomes={name: x[i].tolist() for name, x in evaluation.outcomes.items()},
                 curve=trainer.curves[i],
                 exact=exact[i],
             )

@@ -167,9 +167,9 @@ class Reference:
     """
 
     task: str
-    random: float  # mean team return of uniform play
+    random: float  # mean team return of uniform play; mean margin where that is the metric
     random_sem: float
-    expert: float  # mean team return of the committed expert, or of the computed optimum
+    expert: float  # the same of the committed expert, or of the computed optimum
     expert_sem: float
     episodes: int
     first_seed: int

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datasets.library import card, load_file, mean_return, path, rankable
+    from datasets.library import card, load_file, mean_return, mean_value, path, rankable
     from datasets.linter import lint
     from datasets.loader import Dataset
     from datasets.make import describe_cost, load, make_dataset
@@ -32,6 +32,7 @@ _HOMES = {
     "load_file": "library",
     "make_dataset": "make",
     "mean_return": "library",
+    "mean_value": "library",
     "path": "library",
     "rankable": "library",
 }
@@ -44,6 +45,7 @@ __all__ = [  # noqa: RUF022  kept in the order of use
     "path",
     "card",
     "mean_return",
+    "mean_value",
     "rankable",
     "describe_cost",
     "lint",

@@ -45,6 +45,21 @@ def mean_return(dataset_id: str) -> float | None:
     return card(dataset_id).get("statistics", {}).get("return_mean")
 
 
+def mean_value(dataset_id: str) -> float | None:
+    """The mean that a dataset's floor stands at: of the margin where that ranks its task's board,
+    else of the team return; None where there is no card, or the task is not the suite's.
+    """
+    found = card(dataset_id)
+    if not found:
+        return None
+    try:
+        metric = registry.task(found["task"]).spec.metric
+    except UserError:
+        return None
+    name = "margin_mean" if metric == "margin" else "return_mean"
+    return found["statistics"].get(name)
+
+
 def rankable(dataset: Dataset) -> bool:
     """Whether results on this dataset may be ranked.
 

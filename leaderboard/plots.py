@@ -18,7 +18,7 @@ import numpy as np
 from benchmark import files
 from benchmark.errors import UserError
 from benchmark.record import Record
-from leaderboard.rows import Board, Row, by_board, labelled
+from leaderboard.rows import RAW, Board, Row, by_board, labelled
 from leaderboard.table import mark, number, plain
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _bars(ax: Axes, board: Board, rows: Sequence[Row]) -> None:
     ax.set_yticks(range(len(algorithms)), [_tick(row) for row in algorithms])
     ax.set_ylim(max(1, len(algorithms)) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
-    raw = "exploitability" if board.metric == "exploitability" else "team return"
+    raw = RAW[board.metric][1]
     scored = "score: 0 = random play, 100 = " + (
         "equilibrium" if board.metric == "exploitability" else "expert"
     )

@@ -37,6 +37,14 @@ class Scale:
     reference: Reference | None
 
 
+# metric -> the field of a Row that holds its raw value, and its name in words
+RAW = {
+    "return": ("team_return", "team return"),
+    "exploitability": ("exploitability", "exploitability"),
+    "margin": ("margin", "survival margin"),
+}
+
+
 @dataclass(frozen=True)
 class Board:
     """What the rows of one ranking share."""
@@ -48,6 +56,7 @@ class Board:
     protocol_version: int
     metric: str
     team_return: str
+    episodes: int  # evaluation episodes that the protocol asks for on this task
     unscored: str = ""  # why there is no normalised score; "" where there is one
 
     @property
@@ -73,6 +82,7 @@ class Row:
     score: Estimate | None = None  # normalised; failed seeds count as random play or worse
     team_return: Estimate | None = None  # raw, over the finished seeds
     exploitability: Estimate | None = None  # raw, over the finished seeds
+    margin: Estimate | None = None  # raw, over the finished seeds
     points: tuple[float, ...] = ()  # of each seed: score, or the raw metric where there is none
     seeds: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
@@ -96,7 +106,8 @@ class Row:
         """What the board ranks by: the score, else the raw metric."""
         if self.score is not None or not self.board.unscored:
             return self.score
-        return self.exploitability if self.board.metric == "exploitability" else self.team_return
+        found: Estimate | None = getattr(self, RAW[self.board.metric][0])
+        return found
 
     @property
     def n_missing(self) -> int:
@@ -116,7 +127,8 @@ def summarise(
 ) -> list[Row]:
     """Rows of all boards, in the order of display; equal records in any order give equal rows.
 
-    `dataset_means` maps dataset ids to their mean team return, `scales` task ids to their Scale.
+    `dataset_means` maps dataset ids to their mean team return (or margin), `scales`
+    task ids to their Scale.
     """
     known: dict[str, Scale] = {}
     boards: dict[Board, list[Record]] = defaultdict(list)
@@ -147,7 +159,7 @@ def _board(record: Record, scale: Scale) -> Board:
     if reference is None:
         unscored = (
             f"no committed reference for {record.task} (make reference TASK={record.task} makes"
-            f" one), so only the raw {_raw(metric)} is shown"
+            f" one), so only the raw {RAW[metric][1]} is shown"
         )
     elif metric == "exploitability" and not reference.uniform_exploitability > 0:
         unscored = (
@@ -162,12 +174,9 @@ def _board(record: Record, scale: Scale) -> Board:
         record.protocol_version,
         metric,
         scale.spec.team_return,
+        protocol(record.protocol).on(scale.spec).episodes,
         unscored,
     )
-
-
-def _raw(metric: str) -> str:
-    return "exploitability" if metric == "exploitability" else "team return"
 
 
 def _identity(record: Record) -> dict[str, Any]:
@@ -210,13 +219,6 @@ def _precedence(record: Record) -> tuple[Any, ...]:
     return (record.level, len(record.group), record.provenance.finished, record.key)
 
 
-def _raw_value(record: Record, metric: str) -> float | None:
-    """NaN where the run failed, None where the record does not hold the metric."""
-    if metric == "exploitability" and not record.failed:
-        return record.exact.get("exploitability")
-    return record.mean_return()
-
-
 def _estimate(values: Sequence[float | None]) -> Estimate | None:
     known = [value for value in values if value is not None]
     return scores.estimate(np.array(known)) if known and len(known) == len(values) else None
@@ -225,7 +227,7 @@ def _estimate(values: Sequence[float | None]) -> Estimate | None:
 def _entry(board: Board, label: str, runs: list[Record], reference: Reference | None) -> Row:
     first, done = runs[0], [run for run in runs if not run.failed]
     rule = protocol(board.protocol)
-    points = [_raw_value(run, board.metric) for run in runs]
+    points = [run.value(board.metric) for run in runs]
     notes = [f"seed {run.seed} failed: {run.reason}" for run in runs if run.failed]
     missing = [seed for seed in rule.seeds() if seed not in {run.seed for run in runs}]
     if missing:
@@ -233,12 +235,14 @@ def _entry(board: Board, label: str, runs: list[Record], reference: Reference | 
         notes.append(f"not ranked: the {rule.name} protocol also wants training seed {listed}")
     if not all(run.rankable for run in runs):
         notes.append("not ranked: its data is not the listed content of this dataset")
-    episodes = sorted({len(run.team_returns) for run in done} - {rule.episodes})
+    episodes = sorted({len(run.team_returns) for run in done} - {board.episodes})
     if episodes:
         shown = " and ".join(map(str, episodes))
-        notes.append(f"evaluated on {shown} episodes, the {rule.name} protocol has {rule.episodes}")
+        notes.append(
+            f"evaluated on {shown} episodes, the {rule.name} protocol has {board.episodes}"
+        )
     if None in points:
-        notes.append("not ranked: its records hold no exploitability")
+        notes.append(f"not ranked: its records hold no {RAW[board.metric][1]}")
     score = None
     if not board.unscored and reference is not None and None not in points:
         normalised = reference.score(board.metric, np.array(points, dtype=np.float64))
@@ -257,6 +261,7 @@ def _entry(board: Board, label: str, runs: list[Record], reference: Reference | 
         score=score,
         team_return=_estimate([run.mean_return() for run in done]),
         exploitability=_estimate([run.exact.get("exploitability") for run in done]),
+        margin=_estimate([run.value("margin") for run in done]),
         points=tuple(float(p) for p in points if p is not None and not math.isnan(p)),
         seeds=tuple(run.seed for run in runs),
         failed=tuple(run.seed for run in runs if run.failed),
@@ -317,12 +322,14 @@ def _fixed_rows(
             kind=kind,
             label=label,
             score=score,
-            team_return=None if value is None else _exactly(value),
+            team_return=None if value is None or margin else _exactly(value),
+            margin=None if value is None or not margin else _exactly(value),
             exploitability=None if exploitability is None else _exactly(exploitability),
             notes=(note,) if note else (),
         )
 
     rows = []
+    margin = board.metric == "margin"  # then the reference and the dataset's mean are margins
     exact = reference is not None and reference.uniform_exploitability > 0
     if reference is not None:
         best = "equilibrium" if board.metric == "exploitability" else "expert"

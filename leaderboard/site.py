@@ -22,7 +22,7 @@ import numpy as np
 from benchmark.files import sha256
 from benchmark.protocol import protocol
 from benchmark.record import Record, to_json
-from leaderboard.rows import LEVELS, Board, Row, by_board
+from leaderboard.rows import LEVELS, RAW, Board, Row, by_board
 from leaderboard.table import Column, about, columns, interval, mark, number, plain, seeds
 
 PAGE = Path(__file__).parent / "page"
@@ -123,7 +123,7 @@ def _board(board: Board, rows: Sequence[Row]) -> dict[str, Any]:
         "task": board.task,
         "dataset": board.dataset,
         "protocol": board.protocol,
-        "ranked_by": "exploitability" if board.metric == "exploitability" else "team return",
+        "ranked_by": RAW[board.metric][1],
         "axis": "raw value" if board.unscored else f"0 = random, 100 = {best}",
         "unscored": board.unscored,
         "about": about(board, rows),
@@ -242,13 +242,14 @@ def _command(row: Row) -> str:
 
 def _run(row: Row, run: Record, index: int) -> dict[str, Any]:
     scored = row.score is not None and len(row.points) == len(row.seeds)
+    measured = run.exact | {name: sum(x) / len(x) for name, x in run.outcomes.items() if x}
     return {
         "seed": run.seed,
         "status": f"failed: {run.reason}" if run.failed else "ok",
         "failed": run.failed,
         "score": f"{row.points[index]:z.1f}" if scored else "",
         "return": "" if run.failed else number(run.mean_return()),
-        "exact": ", ".join(f"{name} {number(v)}" for name, v in sorted(run.exact.items())),
+        "exact": ", ".join(f"{name} {number(v)}" for name, v in sorted(measured.items())),
         "episodes": len(run.team_returns),
         "level": LEVELS[run.level],
         "key": run.key[:12],

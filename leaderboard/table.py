@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmark.errors import unknown_name
 from benchmark.protocol import protocol
-from leaderboard.rows import LEVELS, Board, Row, by_board, summarise
+from leaderboard.rows import LEVELS, RAW, Board, Row, by_board, summarise
 from leaderboard.scores import BOOTSTRAP_FROM, Estimate
 
 __all__ = ["FORMATS", "Board", "Row", "about", "by_board", "columns", "render", "summarise"]
@@ -53,7 +53,7 @@ def about(board: Board, rows: Sequence[Row]) -> list[str]:
     seeds = f"{rule.n_seeds} training seed{'s' if rule.n_seeds > 1 else ''}"
     sentences = [
         f"{board.track.capitalize()} track, {rule.name} protocol v{board.protocol_version}:"
-        f" {seeds}, {rule.episodes} evaluation episodes each."
+        f" {seeds}, {board.episodes} evaluation episodes each."
     ]
     team = f"the {board.team_return} of the agents' returns"
     if board.team_return not in ("mean", "sum"):
@@ -64,6 +64,11 @@ def about(board: Board, rows: Sequence[Row]) -> list[str]:
         sentences.append(
             "Score: 100 (1 - E / E_uniform) of the exact exploitability E; 0 = uniform play,"
             f" 100 = equilibrium. The return ({team}) is shown, never ranked."
+        )
+    elif board.metric == "margin":
+        sentences.append(
+            "Score: 0 = random play, 100 = expert, from the survival margin (own share alive minus"
+            f" the opponent's) at an episode's end. The return ({team}) is shown, never ranked."
         )
     else:
         sentences.append(f"Score: 0 = random play, 100 = expert, from the team return ({team}).")
@@ -171,8 +176,9 @@ def _of(estimate: Estimate | None) -> float | None:
 def columns(board: Board, rows: Sequence[Row]) -> tuple[list[Column], list[Column]]:
     """Columns of a board's two tables: results, and what they cost."""
     raw = [Column("return", lambda r: _of(r.team_return), number)]
-    if board.metric == "exploitability":
-        raw.insert(0, Column("exploitability", lambda r: _of(r.exploitability), number))
+    if board.metric != "return":
+        name = RAW[board.metric][0]
+        raw.insert(0, Column(name, lambda r: _of(getattr(r, name)), number))
     main = [Column("95% interval", interval)]
     if any(map(_points, rows)):
         main.append(Column("each seed", _points, right=False))
@@ -180,17 +186,17 @@ def columns(board: Board, rows: Sequence[Row]) -> tuple[list[Column], list[Colum
         main = [raw[0], *main, *raw[1:]]
     else:
         main = [Column("score", lambda r: _of(r.score), "{:z.1f}".format), *main, *raw]
-    name = Column("algorithm", _name, right=False)
+    algorithm = Column("algorithm", _name, right=False)
     results = [
         Column("#", lambda r: r.rank),
-        name,
+        algorithm,
         Column("execution", lambda r: r.execution, right=False),
         *main,
         Column("seeds done", seeds, right=False),
         Column("level", lambda r: r.level),
     ]
     costs = [
-        name,
+        algorithm,
         Column("train/seed", lambda r: r.train_seconds, duration),
         Column("ms/update", lambda r: r.update_ms, lambda ms: number(ms, 3)),
         Column("ms/action", lambda r: r.act_ms, lambda ms: number(ms, 3)),
@@ -326,7 +332,7 @@ def flat(row: Row) -> dict[str, Any]:
         "reconstruction": row.reconstruction,
         "execution": row.execution,
     }
-    for name in ("score", "team_return", "exploitability"):
+    for name in ("score", "team_return", "exploitability", "margin"):
         found: Estimate | None = getattr(row, name)
         name = "return" if name == "team_return" else name
         values[name] = None if found is None else found.value

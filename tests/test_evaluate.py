@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from benchmark import registry
 from benchmark.envs.mpe.spread import Controller
 from benchmark.errors import UserError
-from benchmark.evaluate import check_actions, rollout, rollout_group
+from benchmark.evaluate import check_actions, rollout, rollout_group, team_values
 from benchmark.task import Group, Step, Task, TaskSpec
 from tests.perf.bench_evaluate import plain_loop
 
@@ -51,6 +52,7 @@ class Mortal(Task):
     """Reward 1 a step; agent 1 dies at step 1; episode e ends after e + 1 steps."""
 
     spec = TaskSpec("toy/mortal-v1", (Group("agent", 2, 1, 1),), horizon=4, can_die=True)
+    spec = replace(spec, metric="margin", outcomes=("margin",))
 
     def parallel_env(self, render_mode: str | None = None) -> Any:
         raise NotImplementedError
@@ -73,7 +75,8 @@ class MortalArrays:
         alive = np.tile([True, False], (self.n, 1))
         zeros = np.zeros(self.n, bool)
         obs = np.zeros((self.n, 2, 1), np.float32)
-        return Step(obs, np.ones((self.n, 2)), ended, zeros, alive)
+        margin = {"margin": np.full(self.n, self.t / 10)}
+        return Step(obs, np.ones((self.n, 2)), ended, zeros, alive, outcome=margin)
 
 
 class Still:
@@ -87,6 +90,12 @@ class Still:
 def test_the_dead_earn_nothing_and_nothing_counts_after_the_end() -> None:
     returns = rollout(Mortal(), Still(), range(3))
     np.testing.assert_array_equal(returns, [[1, 1], [2, 1], [3, 1]])
+
+
+def test_an_episodes_outcome_is_that_of_its_own_end() -> None:
+    np.testing.assert_array_equal(team_values(Mortal(), Still(), range(3)), [0.1, 0.2, 0.3])
+    group = rollout_group(Mortal(), Still(), 1, range(2))
+    np.testing.assert_array_equal(group.outcomes["margin"], [[0.1, 0.2]])
 
 
 @pytest.mark.parametrize(

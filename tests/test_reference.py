@@ -16,7 +16,7 @@ from benchmark.reference import (
     UniformPolicy,
     check_seeds,
     compute_reference,
-    team_returns,
+    values,
     write_reference,
 )
 from benchmark.task import Group, Reference, TaskSpec
@@ -45,7 +45,7 @@ def test_the_standard_error_is_that_of_the_team_returns():
     task = registry.task("meanfield/squeeze-n16-v1")
     reference = compute_reference(task, episodes=400)
     assert reference.episodes == 400
-    returns = team_returns(task, task.expert(), REFERENCE_SEEDS[:400])
+    returns = values(task, task.expert(), REFERENCE_SEEDS[:400])
     assert reference.expert == pytest.approx(returns.mean())
     assert reference.expert_sem == pytest.approx(returns.std(ddof=1) / 20)
 
@@ -98,14 +98,14 @@ def test_returns_come_in_blocks_that_fit_in_memory(monkeypatch):
     policy = UniformPolicy(task.spec)
     monkeypatch.setattr(references, "ROWS", 16 * 4)
     sizes = []
-    real = references.rollout
+    real = references.team_values
 
     def spy(task, policy, seeds, progress=None):
         sizes.append(len(seeds))
         return real(task, policy, seeds, progress=progress)
 
-    monkeypatch.setattr(references, "rollout", spy)
-    assert team_returns(task, policy, range(10)).shape == (10,)
+    monkeypatch.setattr(references, "team_values", spy)
+    assert values(task, policy, range(10)).shape == (10,)
     assert sizes == [4, 4, 2]
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -150,6 +150,32 @@ def test_exploitability_ranks_and_the_return_does_not() -> None:
     assert by_label(rows)["equilibrium"].score.value == 100.0
     assert by_label(rows)["dataset mean"].score is None
     assert "is shown, never ranked" in words(rows)
+
+
+def test_a_battle_is_ranked_by_its_margin() -> None:
+    def battle(task: str) -> Scale:
+        spec = TaskSpec(task, (Group("agent", 64, 8),), 500, metric="margin", outcomes=("margin",))
+        return Scale(spec, reference(task, random=-0.5, expert=0.5))
+
+    records = []
+    for algo, margin, mean in (("strong", 0.25, 1.0), ("busy", -0.25, 99.0)):
+        for seed in range(3):
+            changes = {"task": "battle/toy-v1", "dataset": "battle/toy/medium-v1"}
+            made = record(algo, seed, mean, **changes)
+            records.append(replace(made, outcomes={"margin": [margin] * len(made.team_returns)}))
+    assert parse(to_json(records[0])) == records[0]
+    rows = summarise(records, {"battle/toy/medium-v1": 0.0}, battle)
+    assert [(row.label, row.rank) for row in rows[:2]] == [("strong", 1), ("busy", 2)]
+    assert rows[0].score.value == pytest.approx(75)
+    assert rows[0].margin.value == 0.25
+    assert by_label(rows)["dataset mean"].score.value == pytest.approx(50)
+    assert "survival margin" in words(rows)
+    long = [replace(item, protocol="full", seed=item.seed) for item in records]
+    assert summarise(long, None, battle)[0].board.episodes == 100
+    without = [replace(item, outcomes={}) for item in records]
+    assert "not ranked: its records hold no survival margin" in words(
+        summarise(without, None, battle)
+    )
 
 
 def test_two_configurations_of_an_algorithm_are_two_rows_that_say_what_differs() -> None:

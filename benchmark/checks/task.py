@@ -13,7 +13,7 @@ from benchmark.checks.play import compare, record, released_test, replay
 from benchmark.envs.meanfield.game import TablePolicy
 from benchmark.envs.meanfield.solve import exploitability, flow, policy_value, uniform_policy
 from benchmark.errors import UserError
-from benchmark.reference import UniformPolicy, team_returns
+from benchmark.reference import UniformPolicy, values
 from benchmark.task import Array, Reference, Task, reference_path
 
 FEW, MANY = 16, 20_000  # agents of the family's members that dictionaries and limits are checked on
@@ -244,7 +244,7 @@ def check_reference_repeats(task: Task) -> None:
         ("expert", task.expert(), reference.expert, reference.expert_sem),
     )
     for name, policy, value, sem in ends:
-        returns = team_returns(task, policy, seeds)
+        returns = values(task, policy, seeds)
         error = np.hypot(returns.std(ddof=1) / np.sqrt(len(returns)), sem)
         tolerance = 5 * error + 0.01 * (reference.expert - reference.random)
         if abs(returns.mean() - value) > tolerance:

@@ -35,7 +35,7 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     from leaderboard.rows import summarise
 
     ids = {item.dataset for item in records if item.dataset}
-    means = {dataset: datasets.mean_return(dataset) for dataset in sorted(ids)}
+    means = {dataset: datasets.mean_value(dataset) for dataset in sorted(ids)}
     return summarise(records, {key: value for key, value in means.items() if value is not None})
 
 
