@@ -44,7 +44,7 @@ class Dataset:
     ) -> None:
         self.path, self.spec, self.backend, self.card = path, spec, backend, card
         self.id, self.content_sha256 = meta.id, meta.content_sha256
-        self.recipe_sha256 = meta.recipe_sha256
+        self.recipe_sha256, self.obs_transform = meta.recipe_sha256, meta.obs_transform
         self.arrays = arrays
         self.starts = read(arrays["index/start"])  # [E + 1]
         self.policy = read(arrays["index/policy"])  # [E]

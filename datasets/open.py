@@ -41,14 +41,29 @@ def open_hdf5(path: Path | str) -> h5py.File:
     """A read-only h5py file that has passed the guards; UserError says in one sentence why one was
     refused.
     """
+    file, guard = open_unread(path)
+    try:
+        with damaged(path):
+            guard.group(file.id, "", depth=1)
+            guard.attributes(file.id, "")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def open_unread(path: Path | str) -> tuple[h5py.File, Guard]:
+    """A file of which nothing was looked at yet, and the guard that each object must pass before it
+    is used. For files of other projects, of which only some objects are read.
+    """
     path = Path(path)
-    descriptor = _open_regular(path)
+    descriptor = open_regular(path)
     try:
         size = os.fstat(descriptor).st_size
         _recognise(path, os.pread(descriptor, 512, 0))
         name = f"/proc/self/fd/{descriptor}" if os.path.isdir("/proc/self/fd") else str(path)
         try:
-            file = h5py.File(name, "r", locking=False)
+            return h5py.File(name, "r", locking=False), Guard(path, size)
         except _FAULTS as error:
             if "truncated" in str(error):
                 raise UserError(
@@ -58,22 +73,13 @@ def open_hdf5(path: Path | str) -> h5py.File:
             raise UserError(f"{path} is a damaged HDF5 file ({_brief(error)}).") from error
     finally:
         os.close(descriptor)
-    try:
-        with _damaged(path):
-            guard = _Guard(path, size)
-            guard.group(file.id, "", depth=1)
-            guard.attributes(file.id, "")
-    except BaseException:
-        file.close()
-        raise
-    return file
 
 
 def open_dataset(path: Path | str) -> tuple[h5py.File, Meta]:
     """`open_hdf5`, plus the check that names, types and shapes are those of `offmarl/1`."""
     file = open_hdf5(path)
     try:
-        with _damaged(path):
+        with damaged(path):
             kind = file.attrs.get("format")
             if not isinstance(kind, bytes) or kind != FORMAT.encode():
                 found = "no format" if kind is None else repr(kind)[:60]
@@ -122,7 +128,8 @@ def mapped(dataset: h5py.Dataset, memory: mmap.mmap) -> np.ndarray | None:
 
 
 # ------------------------------------------------------------------------------------------ guards
-def _open_regular(path: Path) -> int:
+def open_regular(path: Path) -> int:
+    """A descriptor of a file that is no link, pipe or device; UserError where it is."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -163,7 +170,7 @@ def _brief(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _damaged(path: Path | str) -> Any:
+def damaged(path: Path | str) -> Any:
     """Whatever the HDF5 library raises on a damaged file, as one sentence."""
     try:
         yield
@@ -173,7 +180,7 @@ def _damaged(path: Path | str) -> Any:
         raise UserError(f"{path} is a damaged HDF5 file ({_brief(error)}).") from error
 
 
-class _Guard:
+class Guard:
     """Goes through a file once and refuses what could reach out of it or blow up."""
 
     def __init__(self, path: Path, size: int) -> None:

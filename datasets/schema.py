@@ -61,6 +61,9 @@ class Meta:
     source: str = "generated"
     licence: str = "CC-BY-4.0"
     packages: dict[str, str] = field(default_factory=dict)
+    obs_transform: str = "none"  # what was done to observations that no environment here does
+    sources: dict[str, str] = field(default_factory=dict)  # imported: file -> sha256
+    notes: list[str] = field(default_factory=list)  # imported: what was dropped, split or assumed
 
     def json(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
@@ -109,8 +112,8 @@ def _check_meta(meta: Meta) -> None:
         raise ValueError("an outcome's name must match [a-z][a-z0-9_]*")
     if {"start", "terminated", "truncated", "seed", "policy", "return"} & set(spec.outcomes):
         raise ValueError("an outcome has the name of another array of the index")
-    if not isinstance(meta.content_sha256, str):
-        raise ValueError("content_sha256 must be text")
+    if not isinstance(meta.content_sha256, str) or not isinstance(meta.obs_transform, str):
+        raise ValueError("content_sha256 and obs_transform must be text")
 
 
 def _integers(what: str, low: int, *values: Any) -> None:
