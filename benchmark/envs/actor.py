@@ -16,25 +16,38 @@ BEHAVIOURS = Path(__file__).resolve().parents[2] / "datasets" / "behaviours"
 
 
 class Actor:
-    """One network on the agent's own observation for all: ReLU layers, tanh, Gaussian noise."""
+    """A network on each agent's own observation: ReLU layers, then tanh and Gaussian noise where
+    actions are continuous, or the logits of discrete actions.
+    """
 
     def __init__(self, weights: dict[str, Array]) -> None:
-        """`weights`: w0 [D, H], b0 [H], w1, ... of the layers, and std [A] of the noise."""
+        """`weights`: w0 [D, H], b0 [H], w1, ... of the layers; with a leading axis N where agents
+        differ. Continuous actions: std [A] or [N, A] of the noise; discrete ones have none.
+        """
         depth = sum(name.startswith("w") for name in weights)
         self.layers = [
             (weights[f"w{k}"].astype(np.float32), weights[f"b{k}"].astype(np.float32))
             for k in range(depth)
         ]
-        self.std = weights["std"].astype(np.float32)
+        self.discrete = "std" not in weights
+        self.std = weights.get("std", np.zeros(())).astype(np.float32)
         self.rng = np.random.default_rng(0)
 
+    def outputs(self, obs: Array) -> Array:
+        """Of the last layer: obs [..., N, D] -> [..., N, A]."""
+        each = self.layers[0][0].ndim == 3  # a network for each agent
+        x = obs.reshape(-1, *obs.shape[-1 - each :])  # [B, D] or [B, N, D]
+        if each:
+            x = x.swapaxes(0, 1)  # [N, B, D]
+        for k, (w, b) in enumerate(self.layers):
+            x = (np.maximum(x, 0) if k else x) @ w + (b[:, None] if each else b)
+        if each:
+            x = x.swapaxes(0, 1)
+        return x.reshape(*obs.shape[:-1], -1)
+
     def mean(self, obs: Array) -> Array:
-        """obs [..., D] -> [..., A] in [-1, 1]."""
-        x = obs.reshape(-1, obs.shape[-1])
-        for w, b in self.layers[:-1]:
-            x = np.maximum(x @ w + b, 0)
-        w, b = self.layers[-1]
-        return np.tanh(x @ w + b).reshape(*obs.shape[:-1], -1)
+        """Of continuous actions: obs [..., N, D] -> [..., N, A] in [-1, 1]."""
+        return np.tanh(self.outputs(obs))
 
     def begin(self, n_envs: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -42,6 +55,11 @@ class Actor:
     def act(
         self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
     ) -> Array:
+        if self.discrete:
+            logits = self.outputs(obs)  # [E, N, n_actions]
+            if not deterministic:
+                logits = logits + self.rng.gumbel(size=logits.shape)
+            return (logits if mask is None else np.where(mask, logits, -np.inf)).argmax(-1)
         mean = self.mean(obs)  # [E, N, A]
         if deterministic:
             return mean
