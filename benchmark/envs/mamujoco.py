@@ -176,7 +176,7 @@ def columns(body: Body, own: tuple[str, ...], nq: int, nv: int) -> list[int]:
             if force[0] not in seen:
                 seen += force
     seen += [nq + place[joint] for joint in sorted(near)]
-    return seen + [*body.root_qpos, *(nq + k for k in body.root_qvel)]
+    return [*seen, *body.root_qpos, *(nq + k for k in body.root_qvel)]
 
 
 def _mujoco() -> Any:
