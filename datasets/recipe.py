@@ -4,7 +4,8 @@
     TASK_VERSION = 1             version of the task that it collects from
     VERSION = 1                  version of its datasets; raise it whenever the data could change
     TIERS = ("random", "expert")
-    files(tier) -> list[Path]    behaviour weights, whose bytes belong to the recipe
+    files(tier) -> list[Path]    behaviour weights, whose bytes belong to the recipe; a recipe of
+                                 several tasks has task_files(task, tier) instead
     size(task, tier) -> int      episodes
     collect(task, tier, writer, progress) -> None    calls writer.append and progress(episodes)
 
@@ -58,10 +59,17 @@ class Plan:
     def episodes(self) -> int:
         return self.recipe.module().size(self.task, self.tier)
 
+    def files(self) -> list[Path]:
+        """The behaviour weights that this dataset is rolled from."""
+        module = self.recipe.module()
+        if hasattr(module, "task_files"):
+            return module.task_files(self.task, self.tier)
+        return module.files(self.tier)
+
     def sha256(self) -> str:
         """Hash over the recipe's file, its behaviours, versions, task, tier and packages."""
         digest = hashlib.sha256(self.recipe.file.read_bytes())
-        for file in self.recipe.module().files(self.tier):
+        for file in self.files():
             digest.update(f"\n{file.name}\n".encode() + file.read_bytes())
         versions = sorted(packages(self.task.spec.packages).items())
         facts = (self.task.spec.id, self.tier, self.recipe.version, versions)
