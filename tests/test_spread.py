@@ -11,14 +11,15 @@ import pytest
 
 from benchmark import checkpoint, registry
 from benchmark.envs.actor import load_actor
-from benchmark.envs.mpe.spread import BEHAVIOURS, CONTACT_DISTANCE, HORIZON, Controller
+from benchmark.envs.mpe.spread import BEHAVIOURS, HORIZON, RADIUS, Controller
 from benchmark.errors import UserError
 from benchmark.evaluate import rollout
 from benchmark.protocol import EVALUATION_SEEDS, RECIPE_SEEDS
 from benchmark.reference import UniformPolicy
+from datasets.recipes import mpe
 from datasets.recipes import spread as recipe
-from datasets.recipes.train_spread import Mappo, MappoLearner
-from datasets.recipes.train_spread_replay import Matd3, Matd3Learner
+from datasets.recipes.train_mpe import Mappo, MappoLearner
+from datasets.recipes.train_mpe_replay import Matd3, Matd3Learner
 
 TASK = registry.task("mpe/spread-v1")
 GOLDEN_SEEDS = range(10_000, 10_064)
@@ -73,7 +74,7 @@ def test_equals_mpe2_to_the_last_bit(name: str) -> None:
             assert not steps[t].terminated[e]
             assert list(truncated.values()) == [t == HORIZON - 1] * 3 == [steps[t].truncated[e]] * 3
             gaps = np.linalg.norm(stacked[:, None, 2:4] - stacked[None, :, 2:4], axis=-1)
-            collisions += int((gaps[np.triu_indices(3, 1)] < CONTACT_DISTANCE).sum())
+            collisions += int((gaps[np.triu_indices(3, 1)] < 2 * RADIUS).sum())
         assert env.agents == []
     assert collisions > (100 if name == "crowd" else 5)
 
@@ -190,8 +191,8 @@ class Collected:
 
 
 def collect(monkeypatch: pytest.MonkeyPatch, tier: str, chunk: int = 1_000) -> Collected:
-    monkeypatch.setitem(recipe.SIZES, tier, 80)
-    monkeypatch.setattr(recipe, "CHUNK", chunk)
+    monkeypatch.setitem(mpe.SIZES, tier, 80)
+    monkeypatch.setattr(mpe, "CHUNK", chunk)
     collected = Collected()
     done: list[int] = []
     recipe.collect(TASK, tier, collected, done.append)
@@ -242,10 +243,11 @@ def test_replay_is_rolled_from_every_snapshot_in_equal_shares(
 
 
 def test_recipe_seeds_are_distinct_and_far_from_every_evaluation() -> None:
-    seeds = np.concatenate([recipe.seeds(tier, recipe.SIZES[tier]) for tier in recipe.TIERS])
-    assert len(np.unique(seeds)) == len(seeds) == 34_000
+    rolls = recipe.ROLLS
+    seeds = np.concatenate([rolls.seeds(tier, rolls.size(TASK, tier)) for tier in recipe.TIERS])
+    assert len(np.unique(seeds)) == len(seeds) == 44_000
     assert seeds.min() >= 2**40 > EVALUATION_SEEDS.stop > RECIPE_SEEDS.stop
-    assert recipe.seeds("medium", 5).tolist() == recipe.seeds("medium", 10_000)[:5].tolist()
+    assert rolls.seeds("medium", 5).tolist() == rolls.seeds("medium", 10_000)[:5].tolist()
 
 
 @pytest.mark.parametrize("name", ["mappo", "matd3"])
@@ -255,8 +257,8 @@ def test_killed_training_goes_on_with_the_same_bits(name: str, tmp_path: Path) -
 
     def make() -> Any:
         if name == "mappo":
-            return MappoLearner(Mappo(work=tmp_path, n_envs=16, width=8, epochs=1))
-        return Matd3Learner(Matd3(work=tmp_path, n_envs=4, episodes=40, critic_width=8))
+            return MappoLearner(Mappo(TASK.spec.id, tmp_path, n_envs=16, width=8, epochs=1))
+        return Matd3Learner(Matd3(TASK.spec.id, tmp_path, n_envs=4, episodes=40, critic_width=8))
 
     whole = make()
     for _ in range(3):

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmark.envs.actor import BEHAVIOURS as ALL_BEHAVIOURS
 from benchmark.envs.actor import Actor, load_actor
+from benchmark.envs.mpe.physics import Body, Particles, clipped, draw
 from benchmark.task import Array, Family, Group, Step, Task, TaskSpec
 
 if TYPE_CHECKING:
@@ -27,89 +28,74 @@ HORIZON = 25
 OBS_DIM = (
     18  # velocity 2, position 2, landmarks 2 x 3, other agents 2 x 2, their (silent) messages 2 x 2
 )
-PAIRS = ((0, 1), (0, 2), (1, 2))
 BEHAVIOURS = ALL_BEHAVIOURS / "mpe-spread"
-
-# Constants of mpe2's World, Entity and Scenario.
-DT, DAMPING, ACCELERATION = 0.1, 0.25, 5.0
-CONTACT_FORCE, CONTACT_MARGIN = 1e2, 1e-3
-CONTACT_DISTANCE = 0.15 + 0.15  # sum of two agents' radii
+RADIUS = 0.15  # of an agent
 LOCAL_RATIO = 0.5
 
 
 class SpreadArrays:
-    """E episodes in lockstep. Inside, E is the last axis: every operation is one long loop."""
+    """E episodes in lockstep. Inside, E is the last axis, as in `Particles`."""
+
+    START = ((1.0, N), (1.0, N))  # what `draw` draws and `place` takes
+    velocity_first = False
 
     def __init__(self, n_envs: int) -> None:
         self.n_envs = n_envs
+        self.world = Particles([Body(RADIUS)] * N, velocity_first=self.velocity_first)
 
     def reset(self, seeds: Sequence[int]) -> Array:
         """One episode per seed, from the positions that mpe2 draws: obs [E, N, 18] float32."""
-        draws = [np.random.Generator(np.random.PCG64(int(s))).uniform(-1, 1, 4 * N) for s in seeds]
-        points = np.stack(draws).reshape(len(draws), 2, N, 2)  # [E, agents | landmarks, N, xy]
-        return self.place(points[:, 0], points[:, 1])
+        return self.place(*draw(seeds, *self.START))
 
     def place(self, agents: Array, landmarks: Array) -> Array:
         """Start from given positions [E, N, 2], the agents at rest: obs [E, N, 18] float32."""
-        self.t = 0
-        self.position = np.ascontiguousarray(agents.transpose(2, 1, 0))  # [xy, N, E]
+        self.t, self.n_envs = 0, len(agents)
         self.landmark = np.ascontiguousarray(landmarks.transpose(2, 1, 0))  # [xy, N, E]
-        self.velocity = np.zeros_like(self.position)  # [xy, N, E]
-        self.n_envs = self.position.shape[2]
-        self._measure()
+        self.world.start(agents)
         return self._observe()
 
-    def _measure(self) -> None:
-        """Separations and distances of the three pairs of agents."""
-        first, second = zip(*PAIRS, strict=True)
-        self.delta = self.position[:, list(first)] - self.position[:, list(second)]  # [xy, pair, E]
-        self.distance = np.sqrt(self.delta[0] ** 2 + self.delta[1] ** 2)  # [pair, E]
+    def step(self, act: Array) -> Step:
+        """act [E, N, 2]: force along x and y, clipped to [-1, 1]."""
+        self.world.step(clipped(act))
+        self.t += 1
+        truncated = np.full(self.n_envs, self.t >= HORIZON)
+        return Step(self._observe(), self._reward(), np.zeros(self.n_envs, bool), truncated)
 
     def _observe(self) -> Array:
         obs = np.zeros((N, OBS_DIM, self.n_envs), np.float32)  # [N, D, E]
+        position = self.world.position
         for i in range(N):
-            here = self.position[:, i]  # [xy, E]
-            obs[i, 0:2] = self.velocity[:, i]
+            here = position[:, i]  # [xy, E]
+            obs[i, 0:2] = self.world.velocity[:, i]
             obs[i, 2:4] = here
             for k in range(N):
                 np.subtract(self.landmark[:, k], here, out=obs[i, 4 + 2 * k : 6 + 2 * k])
             for k, j in enumerate(j for j in range(N) if j != i):
-                np.subtract(self.position[:, j], here, out=obs[i, 10 + 2 * k : 12 + 2 * k])
+                np.subtract(position[:, j], here, out=obs[i, 10 + 2 * k : 12 + 2 * k])
         return np.ascontiguousarray(obs.transpose(2, 0, 1))  # [E, N, D]
-
-    def step(self, act: Array) -> Step:
-        """act [E, N, 2]: force along x and y, clipped to [-1, 1]."""
-        force = np.clip(np.asarray(act, np.float32), -1, 1).transpose(2, 1, 0).astype(np.float64)
-        force *= ACCELERATION  # [xy, N, E]
-        depth = np.logaddexp(0, -(self.distance - CONTACT_DISTANCE) / CONTACT_MARGIN)
-        depth *= CONTACT_MARGIN  # [pair, E]
-        push = CONTACT_FORCE * self.delta / self.distance * depth  # [xy, pair, E]
-        for p, (i, j) in enumerate(PAIRS):
-            force[:, i] += push[:, p]
-            force[:, j] -= push[:, p]
-        self.position += self.velocity * DT  # with the old velocity, as mpe2 does
-        self.velocity *= 1 - DAMPING
-        self.velocity += force * DT
-        self.t += 1
-        self._measure()
-        truncated = np.full(self.n_envs, self.t >= HORIZON)
-        return Step(self._observe(), self._reward(), np.zeros(self.n_envs, bool), truncated)
 
     def _reward(self) -> Array:
         """Half the coverage (minus each landmark's distance to its nearest agent), half the
-
         collisions (minus one for each agent that this one touches): [E, N].
         """
         shared = np.zeros(self.n_envs)
-        for k in range(N):
-            gap = self.position - self.landmark[:, k : k + 1]  # [xy, N, E]
-            shared -= np.sqrt(gap[0] ** 2 + gap[1] ** 2).min(0)
-        hit = self.distance < CONTACT_DISTANCE  # [pair, E]
-        collisions = np.zeros((N, self.n_envs))
-        for p, (i, j) in enumerate(PAIRS):
-            collisions[i] += hit[p]
-            collisions[j] += hit[p]
-        return (shared * (1 - LOCAL_RATIO) - collisions * LOCAL_RATIO).T.copy()
+        for nearest in self._nearest():
+            shared -= nearest
+        return (shared * (1 - LOCAL_RATIO) - self._collisions() * LOCAL_RATIO).T.copy()
+
+    def _nearest(self) -> Array:
+        """Distance of each landmark to its nearest agent: [landmark, E]."""
+        gap = self.world.position[:, :, None] - self.landmark[:, None]  # [xy, agent, landmark, E]
+        nearest: Array = np.sqrt(gap[0] ** 2 + gap[1] ** 2).min(0)
+        return nearest
+
+    def _collisions(self) -> Array:
+        """How many others each agent touches: [N, E]."""
+        count = np.zeros((N, self.n_envs))
+        for hit, (i, j) in zip(self.world.hit, self.world.pairs, strict=True):
+            count[i] += hit
+            count[j] += hit
+        return count
 
 
 class Controller:
@@ -151,49 +137,25 @@ class Spread(Task):
 
     def parallel_env(self, render_mode: str | None = None) -> ParallelEnv:
         """mpe2's own environment behind the suite's action space Box[-1, 1]^2."""
-        return _parallel_env(render_mode)
+        from mpe2 import simple_spread_v3
+
+        from benchmark.envs.mpe.forces import ForceEnv
+
+        env = simple_spread_v3.parallel_env(
+            N=N,
+            local_ratio=LOCAL_RATIO,
+            max_cycles=HORIZON,
+            continuous_actions=True,
+            render_mode=render_mode,
+        )
+        return ForceEnv(env, self.spec)
 
     def expert(self) -> Actor:
-        """The committed MAPPO policy; see `datasets/recipes/train_spread.py`."""
+        """The committed MAPPO policy; see `datasets/recipes/train_mpe.py`."""
         return load_actor(BEHAVIOURS / "expert.safetensors")
 
     def reference_lines(self) -> dict[str, Any]:
         return {"assignment controller": Controller()}
-
-
-def _parallel_env(render_mode: str | None) -> ParallelEnv:
-    from gymnasium.spaces import Box
-    from mpe2 import simple_spread_v3
-    from pettingzoo.utils.wrappers import BaseParallelWrapper
-
-    class ForceAction(BaseParallelWrapper):
-        """Turns the force u into mpe2's pushes; clips, as the array environment does."""
-
-        def __init__(self, env: Any) -> None:
-            super().__init__(env)
-            self._space = {name: Box(-1, 1, (2,), np.float32) for name in env.possible_agents}
-
-        def action_space(self, agent: str) -> Box:
-            return self._space[agent]
-
-        def step(self, actions: dict[str, Array]) -> Any:
-            pushes = {}
-            for name, action in actions.items():
-                x, y = np.clip(np.asarray(action, np.float32), -1, 1)
-                pushes[name] = np.array(
-                    [0, max(-x, 0), max(x, 0), max(-y, 0), max(y, 0)], np.float32
-                )
-            obs, rew, terminated, truncated, info = super().step(pushes)
-            return obs, dict(rew), terminated, truncated, info
-
-    env = simple_spread_v3.parallel_env(
-        N=N,
-        local_ratio=LOCAL_RATIO,
-        max_cycles=HORIZON,
-        continuous_actions=True,
-        render_mode=render_mode,
-    )
-    return ForceAction(env)
 
 
 def _build(match: re.Match[str]) -> Task:

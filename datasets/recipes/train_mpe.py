@@ -1,17 +1,18 @@
-"""Train the behaviours `medium` and `expert` of `mpe/spread`.
+"""Train the behaviours `medium` and `expert` of the MPE tasks.
 
-    python -m datasets.recipes.train_spread --work FOLDER
+    python -m datasets.recipes.train_mpe --task mpe/spread-v1 --work FOLDER
 
 MAPPO (arXiv:2103.01955) with one actor for all agents, on the agent's own observation. The expert
-is the last checkpoint; medium is the first whose sampled return is a third to a half of the way
-from uniform play to the expert. One torch thread, every random number from the recipe seed,
-selection by environment steps and never by time: the same bits on equal hardware (15 minutes of one
-free core). A killed run goes on from its checkpoint in FOLDER. The files in
-`datasets/behaviours/mpe-spread` are what this command and `train_spread_replay` wrote.
+is the last checkpoint, or the one whose return is nearest to a given one; medium is the first whose
+sampled return is a third to a half of the way from uniform play to the expert. One torch thread,
+every random number from the recipe seed, selection by environment steps and never by time: the same
+bits on equal hardware (5 to 15 minutes of one free core). A killed run goes on from its checkpoint
+in FOLDER. The files in `datasets/behaviours/mpe*` are what this command and `train_mpe_replay`
+wrote.
 
-Differences from the paper: no value normalisation but a fixed unit of 10 [OUR CHOICE]; the value
-knows the time, so the horizon is exact and nothing is bootstrapped there [OUR CHOICE]; no entropy
-bonus and no recurrence [OUR CHOICE].
+Differences from the paper: no value normalisation but a fixed unit [OUR CHOICE]; the value knows
+the time, so the horizon is exact and nothing is bootstrapped there [OUR CHOICE]; no entropy bonus
+and no recurrence [OUR CHOICE].
 """
 
 from __future__ import annotations
@@ -31,17 +32,45 @@ from safetensors.numpy import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark import checkpoint, files
-from benchmark.envs.actor import Actor
-from benchmark.envs.mpe.spread import BEHAVIOURS, HORIZON, OBS_DIM, N, Spread, SpreadArrays
-from benchmark.errors import UserError
+from benchmark import checkpoint, files, registry
+from benchmark.envs.actor import BEHAVIOURS, Actor
+from benchmark.errors import UserError, unknown_name
 from benchmark.evaluate import rollout
 from benchmark.protocol import RECIPE_SEEDS
 from benchmark.reference import UniformPolicy
+from benchmark.task import Task, TaskSpec
 
-TASK = Spread()
 EVALUATION = [2**41 + i for i in range(1_000)]  # episodes of the learning curve
-ACT_DIM = 2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What differs between tasks."""
+
+    iterations: int  # of 256 x 25 environment steps
+    unit: float  # return that a value of 1 stands for
+    seen: int  # leading columns of each observation that the value gets
+    expert: float | None = None  # return that the expert shall be near; None: the last checkpoint
+
+
+SETTINGS = {
+    "mpe/spread-v1": Setting(1_500, unit=10, seen=14),  # what follows are silent messages
+    "mpe/tag-flee-v1": Setting(800, unit=10, seen=16),
+    "mpe/world-flee-v1": Setting(800, unit=10, seen=28),
+    # The published return of the expert behind OMAR's data
+    "mpe-omar/spread-v1": Setting(1_500, unit=100, seen=14, expert=516.8),
+}
+
+
+def setting(task_id: str) -> Setting:
+    if task_id not in SETTINGS:
+        raise unknown_name("MPE task", task_id, SETTINGS)
+    return SETTINGS[task_id]
+
+
+def folder(task_id: str) -> Path:
+    """Where the behaviours of a task are committed."""
+    return BEHAVIOURS / task_id.rsplit("-v", 1)[0].replace("/", "-")
 
 
 def mlp(*sizes: int) -> nn.Sequential:
@@ -63,6 +92,13 @@ def start_still(actor: nn.Sequential) -> None:
         last.weight.mul_(0.01)
 
 
+def used_actions(spec: TaskSpec) -> Tensor:
+    """1 where an action is one, 0 where it is padding: [N, A]."""
+    widths = [group.act_dim for group in spec.groups for _ in range(group.n_agents)]
+    used = np.arange(spec.act_dim) < np.array(widths)[:, None]
+    return torch.from_numpy(used.astype(np.float32))
+
+
 def weights(net: nn.Sequential, std: np.ndarray) -> dict[str, np.ndarray]:
     """The arrays of a `benchmark.envs.actor.Actor`."""
     linears = [layer for layer in net if isinstance(layer, nn.Linear)]
@@ -73,11 +109,11 @@ def weights(net: nn.Sequential, std: np.ndarray) -> dict[str, np.ndarray]:
     return arrays
 
 
-def returns(actor: Actor) -> dict[str, float]:
+def returns(task: Task, actor: Actor) -> dict[str, float]:
     """Mean team return of an actor over the curve's episodes, greedy and sampled."""
     row: dict[str, float] = {}
     for prefix, deterministic in (("", True), ("sampled_", False)):
-        team = TASK.spec.team(rollout(TASK, actor, EVALUATION, deterministic))  # [E]
+        team = task.spec.team(rollout(task, actor, EVALUATION, deterministic))  # [E]
         row |= {f"{prefix}return": float(team.mean()), f"{prefix}sem": standard_error(team)}
     return row
 
@@ -94,19 +130,22 @@ def write_curve(path: Path, rows: list[dict[str, Any]]) -> None:
     files.write_text(path, text.getvalue())
 
 
-def reset(env: SpreadArrays, rng: np.random.Generator) -> np.ndarray:
+def reset(env: Any, rng: np.random.Generator) -> np.ndarray:
     """Fresh episodes from the learner's own generator: a seed for each would cost as much again."""
-    points = rng.uniform(-1, 1, (2, env.n_envs, N, 2))
-    return env.place(points[0], points[1])
+    obs: np.ndarray = env.place(
+        *(rng.uniform(-half, half, (env.n_envs, count, 2)) for half, count in env.START)
+    )
+    return obs
 
 
 @dataclass(frozen=True)
 class Mappo:
+    task: str
     work: Path  # folder of the checkpoint and the snapshots
-    out: Path = BEHAVIOURS
+    out: Path | None = None  # None: where the behaviours are committed
     seed: int = RECIPE_SEEDS[0]
     n_envs: int = 256
-    iterations: int = 1_500  # of 256 x 25 environment steps
+    iterations: int | None = None  # None: that of the task's setting
     width: int = 128
     epochs: int = 4
     minibatches: int = 16
@@ -118,19 +157,18 @@ class Mappo:
     snapshot_growth: float = 1.06  # snapshots at env steps that grow by this factor
 
 
-def joint(obs: Tensor, t: Tensor) -> Tensor:
-    """Input of the value, [..., 3 * 14 + 1]: all observations without the messages, and time."""
-    return torch.cat([obs[..., :14].flatten(-2), t[..., None] / HORIZON], -1)
-
-
 class MappoLearner:
     def __init__(self, config: Mappo) -> None:
         torch.manual_seed(config.seed)
-        self.config = config
+        self.config, self.setting = config, setting(config.task)
+        self.task = registry.task(config.task)
+        spec = self.task.spec
+        self.iterations = config.iterations or self.setting.iterations
         self.rng = np.random.default_rng(config.seed)
-        self.env = SpreadArrays(config.n_envs)
-        self.actor = mlp(OBS_DIM, config.width, config.width, ACT_DIM)
-        self.value = mlp(N * 14 + 1, config.width, config.width, 1)
+        self.env = self.task.arrays(config.n_envs)
+        self.actor = mlp(spec.obs_dim, config.width, config.width, spec.act_dim)
+        self.value = mlp(spec.n_agents * self.setting.seen + 1, config.width, config.width, 1)
+        self.used = used_actions(spec)
         start_still(self.actor)
         parameters = [*self.actor.parameters(), *self.value.parameters()]
         self.optimiser = torch.optim.Adam(parameters, lr=config.lr, eps=1e-5)
@@ -140,18 +178,23 @@ class MappoLearner:
     def std(self) -> float:
         """Exploration width of this iteration. A learned one collapses too early."""
         first, last = self.config.std
-        return first + (last - first) * self.iteration / self.config.iterations
+        return first + (last - first) * self.iteration / self.iterations
 
     def log_prob(self, mean: Tensor, act: Tensor) -> Tensor:
         """Up to a constant: the width is no parameter."""
-        return -0.5 * (((act - mean) / self.std()) ** 2).sum(-1)
+        return -0.5 * (((act - mean) / self.std()) ** 2 * self.used).sum(-1)
+
+    def joint(self, obs: Tensor, t: Tensor) -> Tensor:
+        """Input of the value, [..., N * seen + 1]: what all agents see, and the time."""
+        seen = obs[..., : self.setting.seen].flatten(-2)
+        return torch.cat([seen, t[..., None] / self.task.spec.horizon], -1)
 
     def collect(self) -> tuple[Tensor, Tensor, Tensor]:
         """One episode each: obs [T, E, N, D], unclipped act [T, E, N, A], team reward [T, E]."""
         obs, act, rew = [], [], []
         now = reset(self.env, self.rng)
         std = np.float32(self.std())
-        for _ in range(HORIZON):
+        for _ in range(self.task.spec.horizon):
             with torch.no_grad():
                 mean = torch.tanh(self.actor(torch.from_numpy(now))).numpy()
             noise = self.rng.standard_normal(mean.shape, dtype=np.float32)
@@ -164,20 +207,20 @@ class MappoLearner:
         return tuple(torch.from_numpy(x) for x in stacked)  # type: ignore[return-value]
 
     def update(self) -> None:
-        c = self.config
+        c, horizon = self.config, self.task.spec.horizon
         obs, act, rew = self.collect()
-        t = torch.arange(HORIZON, dtype=torch.float32)[:, None].expand(rew.shape)
-        state = joint(obs, t)
+        t = torch.arange(horizon, dtype=torch.float32)[:, None].expand(rew.shape)
+        state = self.joint(obs, t)
         with torch.no_grad():
             old_logp = self.log_prob(torch.tanh(self.actor(obs)), act)
-            value = 10 * self.value(state).squeeze(-1)  # [T, E]; the net's unit is 10 of return
+            value = self.setting.unit * self.value(state).squeeze(-1)  # [T, E]
             advantage = torch.zeros_like(rew)
             ahead = torch.zeros(c.n_envs)
-            for k in reversed(range(HORIZON)):  # the horizon is the task's, so nothing lies beyond
-                following = value[k + 1] if k + 1 < HORIZON else torch.zeros(c.n_envs)
+            for k in reversed(range(horizon)):  # nothing lies beyond the horizon
+                following = value[k + 1] if k + 1 < horizon else torch.zeros(c.n_envs)
                 ahead = rew[k] + c.gamma * following - value[k] + c.gamma * c.lam * ahead
                 advantage[k] = ahead
-            target = (advantage + value) / 10
+            target = (advantage + value) / self.setting.unit
             advantage = (advantage - advantage.mean()) / advantage.std()
         flat = [x.flatten(0, 1) for x in (obs, act, old_logp, advantage, state, target)]
         size = len(flat[0]) // c.minibatches
@@ -194,14 +237,14 @@ class MappoLearner:
                 nn.utils.clip_grad_norm_(self.actor.parameters(), 0.5)
                 self.optimiser.step()
         self.iteration += 1
-        left = 1 - self.iteration / c.iterations
+        left = 1 - self.iteration / self.iterations
         self.optimiser.param_groups[0]["lr"] = c.lr * (0.1 + 0.9 * left)
 
     def actor_weights(self) -> dict[str, np.ndarray]:
-        return weights(self.actor, np.full(ACT_DIM, self.std()))
+        return weights(self.actor, np.full(self.task.spec.act_dim, self.std()))
 
     def env_steps(self) -> int:
-        return self.iteration * self.config.n_envs * HORIZON
+        return self.iteration * self.config.n_envs * self.task.spec.horizon
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -229,14 +272,16 @@ def train(config: Mappo) -> None:
     if saved.exists():
         learner.load_state_dict(checkpoint.load(saved))
     start = time.process_time()
-    while learner.iteration < config.iterations:
+    while learner.iteration < learner.iterations:
         learner.update()
         previous = learner.rows[-1]["env_steps"] if learner.rows else 0
-        last = learner.iteration == config.iterations
+        last = learner.iteration == learner.iterations
         if last or learner.env_steps() >= config.snapshot_growth * previous:
             arrays = learner.actor_weights()
             files.write_bytes(snapshot(config, learner.env_steps()), to_bytes(arrays))
-            learner.rows.append({"env_steps": learner.env_steps()} | returns(Actor(arrays)))
+            learner.rows.append(
+                {"env_steps": learner.env_steps()} | returns(learner.task, Actor(arrays))
+            )
             checkpoint.save(saved, learner.state_dict())
             row = " ".join(f"{name} {value:.6g}" for name, value in learner.rows[-1].items())
             print(f"{time.process_time() - start:.0f} s {row}", flush=True)
@@ -247,10 +292,18 @@ def snapshot(config: Mappo, env_steps: int) -> Path:
     return config.work / f"mappo-{env_steps}.safetensors"
 
 
+def output(config: Mappo) -> Path:
+    """Folder of the behaviours and the curve."""
+    return config.out or folder(config.task)
+
+
 def publish(config: Mappo, rows: list[dict[str, float]]) -> None:
     """Write the expert, the medium behaviour and the learning curve to `config.out`."""
-    uniform = TASK.spec.team(rollout(TASK, UniformPolicy(TASK.spec), EVALUATION))  # [E]
+    task, out, goal = registry.task(config.task), output(config), setting(config.task).expert
+    uniform = task.spec.team(rollout(task, UniformPolicy(task.spec), EVALUATION))  # [E]
     zero, expert = float(uniform.mean()), rows[-1]
+    if goal is not None:
+        expert = min(rows, key=lambda row: abs(row["return"] - goal))
     shares = [(row["sampled_return"] - zero) / (expert["return"] - zero) for row in rows]
     medium = next((row for row, x in zip(rows, shares, strict=True) if x >= 1 / 3), expert)
     if not 1 / 3 <= shares[rows.index(medium)] <= 1 / 2:
@@ -260,13 +313,13 @@ def publish(config: Mappo, rows: list[dict[str, float]]) -> None:
         )
     for name, row in (("medium", medium), ("expert", expert)):
         data = snapshot(config, int(row["env_steps"])).read_bytes()
-        files.write_bytes(config.out / f"{name}.safetensors", data)
+        files.write_bytes(out / f"{name}.safetensors", data)
     names = {0: "random", medium["env_steps"]: "medium", expert["env_steps"]: "expert"}
     sem = standard_error(uniform)
     start = {"return": zero, "sem": sem, "sampled_return": zero, "sampled_sem": sem}
     curve = [{"env_steps": 0} | start, *rows]
     named = [row | {"name": names.get(row["env_steps"], "")} for row in curve]
-    write_curve(config.out / "mappo.csv", named)
+    write_curve(out / "mappo.csv", named)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Train the off-policy learner behind the medium-replay tier of `mpe/spread`.
+"""Train the off-policy learner behind the medium-replay tier of an MPE task.
 
-    python -m datasets.recipes.train_spread_replay --work FOLDER
+    python -m datasets.recipes.train_mpe_replay --task mpe/spread-v1 --work FOLDER
 
 MATD3 (arXiv:1910.01465) with one shared actor on the agent's own observation and a joint twin
 critic. It stops at the medium level after 4,000 episodes, which are the whole of its replay. A
@@ -28,16 +28,17 @@ from safetensors.numpy import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark import checkpoint, files
+from benchmark import checkpoint, files, registry
 from benchmark.envs.actor import Actor
-from benchmark.envs.mpe.spread import BEHAVIOURS, HORIZON, OBS_DIM, N, SpreadArrays
 from benchmark.protocol import RECIPE_SEEDS
-from datasets.recipes.train_spread import (
-    ACT_DIM,
+from datasets.recipes.train_mpe import (
+    folder,
     mlp,
     reset,
     returns,
+    setting,
     start_still,
+    used_actions,
     weights,
     write_curve,
 )
@@ -45,8 +46,9 @@ from datasets.recipes.train_spread import (
 
 @dataclass(frozen=True)
 class Matd3:
+    task: str
     work: Path  # folder of the checkpoint
-    out: Path = BEHAVIOURS
+    out: Path | None = None  # None: where the behaviours are committed
     seed: int = RECIPE_SEEDS[1]
     n_envs: int = 20
     episodes: int = 4_000
@@ -70,34 +72,37 @@ class Matd3:
 
 
 class TwinCritic(nn.Module):
-    """Two values of the joint observation (silent messages left out) and the joint action."""
+    """Two values of what all agents see (the first columns) and of the joint action."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, seen: int, used: Tensor, width: int) -> None:
         super().__init__()
-        self.first, self.second = (mlp(N * (14 + ACT_DIM), width, width, 1) for _ in range(2))
+        self.seen, self.used = seen, used
+        size = len(used) * (seen + used.shape[1])
+        self.first, self.second = (mlp(size, width, width, 1) for _ in range(2))
 
     def forward(self, obs: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.cat([obs[..., :14].flatten(1), act.flatten(1)], 1)
+        x = torch.cat([obs[..., : self.seen].flatten(1), (act * self.used).flatten(1)], 1)
         return self.first(x).squeeze(-1), self.second(x).squeeze(-1)
 
 
 class Matd3Learner:
     def __init__(self, config: Matd3) -> None:
         torch.manual_seed(config.seed)
-        self.config = config
+        self.config, self.task = config, registry.task(config.task)
+        spec = self.task.spec
         self.rng = np.random.default_rng(config.seed)
-        self.env = SpreadArrays(config.n_envs)
-        self.actor = mlp(OBS_DIM, config.actor_width, config.actor_width, ACT_DIM)
+        self.env = self.task.arrays(config.n_envs)
+        self.actor = mlp(spec.obs_dim, config.actor_width, config.actor_width, spec.act_dim)
         start_still(self.actor)
-        self.critic = TwinCritic(config.critic_width)
+        self.critic = TwinCritic(setting(config.task).seen, used_actions(spec), config.critic_width)
         self.targets = copy.deepcopy(nn.ModuleList([self.actor, self.critic])).requires_grad_(False)
         self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), lr=config.lr)
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=config.lr)
-        size = config.episodes * HORIZON
-        self.obs = torch.zeros(size, N, OBS_DIM)
-        self.act = torch.zeros(size, N, ACT_DIM)
+        size = config.episodes * spec.horizon
+        self.obs = torch.zeros(size, spec.n_agents, spec.obs_dim)
+        self.act = torch.zeros(size, spec.n_agents, spec.act_dim)
         self.rew = torch.zeros(size)
-        self.next_obs = torch.zeros(size, N, OBS_DIM)
+        self.next_obs = torch.zeros_like(self.obs)
         self.round, self.stored, self.updates = 0, 0, 0
         self.kept: list[dict[str, np.ndarray]] = []  # snapshots
         self.rows: list[dict[str, float]] = []
@@ -136,7 +141,7 @@ class Matd3Learner:
     def run_round(self) -> None:
         """One episode of every environment, learning as it goes."""
         now, e = reset(self.env, self.rng), self.config.n_envs
-        for _ in range(HORIZON):
+        for _ in range(self.task.spec.horizon):
             with torch.no_grad():
                 mean = torch.tanh(self.actor(torch.from_numpy(now))).numpy()
             noise = self.rng.standard_normal(mean.shape, dtype=np.float32)
@@ -154,10 +159,10 @@ class Matd3Learner:
 
     def snapshot(self) -> None:
         """Keep the actor that explores next, and log what it earns."""
-        arrays = weights(self.actor, np.full(ACT_DIM, self.width()))
+        arrays = weights(self.actor, np.full(self.task.spec.act_dim, self.width()))
         self.kept.append(arrays)
         counts: dict[str, float] = {"env_steps": self.stored, "updates": self.updates}
-        self.rows.append(counts | returns(Actor(arrays)))
+        self.rows.append(counts | returns(self.task, Actor(arrays)))
 
     def state_dict(self) -> dict[str, Any]:
         n = self.stored
@@ -209,8 +214,9 @@ def train(config: Matd3) -> None:
     stacked = {
         k: np.stack([s[k] for s in learner.kept]).astype(np.float16) for k in learner.kept[0]
     }
-    files.write_bytes(config.out / "replay.safetensors", to_bytes(stacked))
-    write_curve(config.out / "replay.csv", learner.rows)
+    out = config.out or folder(config.task)
+    files.write_bytes(out / "replay.safetensors", to_bytes(stacked))
+    write_curve(out / "replay.csv", learner.rows)
 
 
 if __name__ == "__main__":
