@@ -20,7 +20,7 @@ plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
 common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
 
 .PHONY: help setup bench train grid data datasets check reference leaderboard plots site readme \
-        perf lint test test-slow clean
+        render perf lint test test-slow clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -80,6 +80,9 @@ site: setup ## build the one-file page of the committed records
 
 readme: setup ## fill the README's tables and figures from the committed records
 	@$(RUN) readme $(ARGS)
+
+render: setup ## TASK= [POLICY="random expert"] or ALL=1: a GIF and a PNG of a task, or of all
+	@$(RUN) render $(TASK) $(if $(POLICY),--policy $(POLICY)) $(if $(ALL),--all) $(ARGS)
 
 perf: setup ## measure loader, evaluation and sampler speed against plain counterparts
 	@for file in tests/perf/bench_*.py; do $(BIN)/python $$file $(ARGS); done

@@ -186,6 +186,25 @@ class Readme:
     """Write nothing; fail where the README is not what the records say."""
 
 
+@dataclass(frozen=True)
+class Render:
+    """Draw a task as a GIF and a PNG, or all games and a contact sheet; needs no display."""
+
+    task: tyro.conf.Positional[str] = ""
+    """Task id."""
+    policy: tuple[str, ...] = ()
+    """Who plays, one after the other: random, expert, a reference line or a committed behaviour
+    such as medium; default: the expert, after uniform play where an episode is one step."""
+    seed: int = 1_000_000_000
+    """Seed of the episode."""
+    all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Every game, and all of them on one sheet."""
+    page: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Fill the tables of docs/tasks.md instead."""
+    out: Path | None = None
+    """Folder; default: runs/render, with --all leaderboard/figures/tasks."""
+
+
 # Name of a command -> its options, and the job that runs them: module.function in this package
 COMMANDS: dict[str, Any] = {
     "bench": Bench,
@@ -200,6 +219,7 @@ COMMANDS: dict[str, Any] = {
     "plots": Plots,
     "site": Site,
     "readme": Readme,
+    "render": Render,
 }
 JOBS = {
     Bench: "bench.run",
@@ -214,4 +234,5 @@ JOBS = {
     Plots: "board.plots",
     Site: "board.site",
     Readme: "readme.run",
+    Render: "render.run",
 }

@@ -1,0 +1,194 @@
+"""Pictures of tasks: plays an episode, draws it, and writes a GIF, a PNG or a contact sheet.
+
+Nothing here needs a display or a graphics library of the system: frames are made by
+`benchmark.rendering` from the state of the array environment, and the same episode gives the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark import registry
+from benchmark.envs.actor import BEHAVIOURS, load_actor
+from benchmark.errors import UserError, unknown_name
+from benchmark.evaluate import POLICY_STREAM, Policy, check_actions
+from benchmark.reference import UniformPolicy
+from benchmark.rendering import KINDS, scene
+from benchmark.rendering.canvas import PALE, THEME, Canvas
+from benchmark.task import Array, Task
+
+FRAMES = 50  # of one GIF at most
+SEED = 1_000_000_000  # of the first episode: far above the seeds of any protocol
+COLOURS = 64  # of a GIF's palette
+COLUMNS = 5  # of a contact sheet
+TILE = 0.75  # size of a tile of the contact sheet, in frames
+GAP = 6  # pixels between tiles
+
+
+@dataclass(frozen=True)
+class Film:
+    """Frames [F, H, W, 3] uint8, and the seconds that each is shown."""
+
+    frames: Array
+    seconds: float
+
+    def still(self) -> Array:
+        """The frame that stands for all: late enough that something has happened."""
+        frame: Array = self.frames[len(self.frames) * 3 // 5]
+        return frame
+
+    def gif(self) -> bytes:
+        """One palette for all frames, no dithering, played for ever."""
+        from PIL import Image
+
+        width = self.frames.shape[2]
+        # One palette for all frames: the exact colours of the drawings, the rest from some frames.
+        some = self.frames[:: max(1, len(self.frames) // 8)]
+        mosaic = Image.fromarray(some.reshape(-1, width, 3))
+        own = [value for colour in THEME for value in colour]
+        rest = mosaic.quantize(COLOURS - len(THEME), method=Image.Quantize.MEDIANCUT).getpalette()
+        palette = Image.new("P", (1, 1))
+        palette.putpalette(own + (rest or []))
+        images = [
+            Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+            for frame in self.frames
+        ]
+        milliseconds = [round(1e3 * self.seconds)] * len(images)
+        milliseconds[-1] += 800  # a pause before it begins again
+        buffer = io.BytesIO()
+        images[0].save(
+            buffer, "GIF", save_all=True, append_images=images[1:], duration=milliseconds, loop=0
+        )
+        return buffer.getvalue()
+
+
+def png(picture: Array) -> bytes:
+    """picture [H, W, 3] uint8 as a PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def sheet(stills: Sequence[Array]) -> Array:
+    """Frames [H, W, 3] side by side, COLUMNS in a row, made smaller by TILE."""
+    from PIL import Image
+
+    height, width = (round(n * TILE) for n in stills[0].shape[:2])
+    rows = math.ceil(len(stills) / COLUMNS)
+    step = (width + GAP, height + GAP)
+    picture = Image.new("RGB", (COLUMNS * step[0] + GAP, rows * step[1] + GAP), PALE)
+    for k, still in enumerate(stills):
+        tile = Image.fromarray(still).resize((width, height), Image.Resampling.LANCZOS)
+        picture.paste(tile, (GAP + k % COLUMNS * step[0], GAP + k // COLUMNS * step[1]))
+    return np.asarray(picture)
+
+
+def games() -> list[str]:
+    """One task of each game: members of a family that differ in size look the same."""
+    first: dict[str, str] = {}
+    for name in registry.task_ids():
+        first.setdefault(re.sub(r"-[nb]\d+(?=-)", "", name), name)
+    order = {kind: k for k, kind in enumerate(KINDS)}
+    return sorted(first.values(), key=lambda name: order.get(name.split("/")[0], len(order)))
+
+
+def policies(task: Task) -> tuple[str, ...]:
+    """What to show of a task: its expert, and uniform play too where an episode is one step."""
+    try:
+        task.expert()
+    except UserError:
+        return ("random",)
+    return ("random", "expert") if task.spec.horizon == 1 else ("expert",)
+
+
+def policy(task: Task, name: str) -> Policy:
+    """`random`, `expert`, a reference line such as `assignment-controller`, or a committed
+    behaviour of the task's folder such as `medium`.
+    """
+    lines = {line.replace(" ", "-"): line for line in task.reference_lines()}
+    stem = task.spec.id.replace("/", "-").rsplit("-v", 1)[0]
+    if name == "random":
+        return UniformPolicy(task.spec)
+    if name == "expert":
+        expert: Policy = task.expert()
+        return expert
+    if name in lines:
+        line: Policy = task.reference_lines()[lines[name]]
+        return line
+    folder = BEHAVIOURS / stem
+    actors = {
+        path.stem: path for path in sorted(folder.glob("*.safetensors")) if path.stem != "replay"
+    }
+    if name in actors:
+        return load_actor(actors[name])
+    raise unknown_name(f"policy of {task.spec.id}", name, {"random", "expert", *lines, *actors})
+
+
+def film(task: Task, names: Sequence[str] = ("expert",), seed: int = SEED) -> Film:
+    """An episode of each policy, one after the other; of a task of one step, several episodes."""
+    most = FRAMES // len(names)
+    frames: list[Array] = []
+    for name in names:
+        frames += _Reel(task, name, most).episodes(seed)
+    seconds = 0.15 if task.spec.horizon == 1 else min(max(2.5 / len(frames), 0.04), 0.3)
+    return Film(np.stack(frames), seconds)
+
+
+class _Reel:
+    """The frames of one policy, `most` at most."""
+
+    def __init__(self, task: Task, name: str, most: int) -> None:
+        self.task, self.name, self.most = task, name, most
+        self.policy = policy(task, name)
+        self.env = task.arrays(1)
+        self.scene = scene(task, self.env)
+        self.frames: list[Array] = []
+
+    def episodes(self, seed: int) -> list[Array]:
+        horizon = self.task.spec.horizon
+        if horizon == 1:
+            for k in range(self.most):
+                self.play(seed + k, range(1, 2), f"episode {k + 1}")
+        else:
+            stride = self.scene.stride or math.ceil((horizon + 1) / self.most)
+            last = min(horizon, stride * (self.most - 1))
+            self.play(seed, range(0, last + 1, stride), "step {} of " + f"{horizon:,}")
+        return self.frames
+
+    def play(self, seed: int, wanted: range, clock: str) -> None:
+        """One episode, drawn at the steps `wanted` (0 is the start) and at its end."""
+        spec = self.task.spec
+        obs = self.env.reset([seed])  # [1, N, D]
+        self.scene.see(obs[0], None, None)
+        self.policy.begin(1, POLICY_STREAM + seed)
+        returns, alive, mask = np.zeros(spec.n_agents), None, None
+        tail = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.act_dim)
+        if 0 in wanted:
+            self.draw(clock.format(0), returns)
+        for t in range(1, wanted[-1] + 1):
+            act = self.policy.act(obs, alive, mask, t - 1, spec.deterministic_eval)
+            step = self.env.step(check_actions(act, (1, *tail), spec))
+            returns += step.rew[0] if alive is None else np.where(alive[0], step.rew[0], 0.0)
+            obs, alive, mask = step.obs, step.alive, step.mask
+            self.scene.see(obs[0], act[0], step)
+            ended = bool(step.terminated[0] or step.truncated[0])
+            if t in wanted or (ended and len(self.frames) < self.most):
+                self.draw(clock.format(t), returns)
+            if ended:
+                break
+
+    def draw(self, clock: str, returns: Array) -> None:
+        canvas = Canvas()
+        note = self.scene.note() or f"return {self.task.spec.team(returns):,.2f}"
+        canvas.title(self.task.spec.id, f"{self.name}, {clock}", note)
+        self.scene.draw(canvas)
+        self.frames.append(canvas.frame())
