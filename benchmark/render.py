@@ -20,12 +20,12 @@ from benchmark.envs.actor import BEHAVIOURS, load_actor
 from benchmark.errors import UserError, unknown_name
 from benchmark.evaluate import POLICY_STREAM, Policy, check_actions
 from benchmark.reference import UniformPolicy
-from benchmark.rendering import KINDS, scene
-from benchmark.rendering.canvas import PALE, THEME, Canvas
+from benchmark.rendering import KINDS, frame, scene
+from benchmark.rendering.canvas import PALE, THEME
 from benchmark.task import Array, Task
 
 FRAMES = 50  # of one GIF at most
-SEED = 1_000_000_000  # of the first episode: far above the seeds of any protocol
+SEED = 1_000_000_044  # of the first episode: far above the seeds of any protocol
 COLOURS = 64  # of a GIF's palette
 COLUMNS = 5  # of a contact sheet
 TILE = 0.75  # size of a tile of the contact sheet, in frames
@@ -187,8 +187,5 @@ class _Reel:
                 break
 
     def draw(self, clock: str, returns: Array) -> None:
-        canvas = Canvas()
-        note = self.scene.note() or f"return {self.task.spec.team(returns):,.2f}"
-        canvas.title(self.task.spec.id, f"{self.name}, {clock}", note)
-        self.scene.draw(canvas)
-        self.frames.append(canvas.frame())
+        spec, left = self.task.spec, f"{self.name}, {clock}"
+        self.frames.append(frame(self.scene, spec.id, left, f"return {spec.team(returns):,.2f}"))

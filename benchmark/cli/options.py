@@ -195,7 +195,7 @@ class Render:
     policy: tuple[str, ...] = ()
     """Who plays, one after the other: random, expert, a reference line or a committed behaviour
     such as medium; default: the expert, after uniform play where an episode is one step."""
-    seed: int = 1_000_000_000
+    seed: int = 1_000_000_044
     """Seed of the episode."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Every game, and all of them on one sheet."""

@@ -11,11 +11,9 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 from pettingzoo import ParallelEnv
 
+from benchmark import rendering
 from benchmark.errors import UserError
 from benchmark.task import Array, Group, Step, Task
-
-BAR, HEIGHT = 12, 120  # pixels: width of one bar and height of the frame of a population
-BLUE = (0, 114, 178)
 
 
 class ArrayParallelEnv(ParallelEnv):
@@ -23,7 +21,7 @@ class ArrayParallelEnv(ParallelEnv):
 
     def __init__(self, task: Task, render_mode: str | None = None) -> None:
         self.task, self.spec, self.render_mode = task, task.spec, render_mode
-        modes = ["rgb_array"] if task.spec.finite else []
+        modes = ["rgb_array"] if rendering.kind(task) else []
         if render_mode is not None and render_mode not in modes:
             raise UserError(
                 f"{task.spec.id}: render_mode is {render_mode!r}, expected None"
@@ -39,6 +37,8 @@ class ArrayParallelEnv(ParallelEnv):
         self._env = task.arrays(1)
         self._fresh_seeds = np.random.default_rng()
         self._obs: Array = np.zeros((0,))  # [N, D]
+        self._scene = rendering.scene(task, self._env) if render_mode else None
+        self._t = 0
 
     def observation_space(self, agent: str) -> Space:
         return self._space("obs", agent, self._obs_space)
@@ -54,7 +54,9 @@ class ArrayParallelEnv(ParallelEnv):
             seed = int(self._fresh_seeds.integers(2**31))
         else:
             self._fresh_seeds = np.random.default_rng(seed)
-        self._obs = self._env.reset([seed])[0]
+        self._obs, self._t = self._env.reset([seed])[0], 0
+        if self._scene:
+            self._scene.see(self._obs, None, None)
         self.agents = list(self.possible_agents)
         return self._observations(self.agents), {agent: {} for agent in self.agents}
 
@@ -69,9 +71,12 @@ class ArrayParallelEnv(ParallelEnv):
     ]:
         if not self.agents:
             raise UserError(f"{self.spec.id}: step without a running episode; call reset first.")
-        step = self._env.step(self._stack(actions)[None])
+        act = self._stack(actions)
+        step = self._env.step(act[None])
         acted = self.agents
-        self._obs = step.obs[0]
+        self._obs, self._t = step.obs[0], self._t + 1
+        if self._scene:
+            self._scene.see(self._obs, act, step)
         terminated, truncated = bool(step.terminated[0]), bool(step.truncated[0])
         alive = self._alive(step, acted)
         over = terminated or truncated
@@ -94,15 +99,14 @@ class ArrayParallelEnv(ParallelEnv):
         return self._obs.reshape(-1).copy()
 
     def render(self) -> Array | None:
-        """The share of agents at each observation, as bars: [HEIGHT, n_obs * BAR, 3] uint8."""
-        if self.render_mode is None:
+        """The present state as `benchmark.rendering` draws it: [H, W, 3] uint8."""
+        if self._scene is None:
             return None
-        n_obs = self.spec.n_obs or 0
-        shares = np.bincount(self._obs[:, 0], minlength=n_obs) / self.spec.n_agents
-        tops = np.round(HEIGHT * (1 - shares)).astype(int).repeat(BAR)  # [n_obs * BAR]
-        filled = np.arange(HEIGHT)[:, None] >= tops  # [HEIGHT, n_obs * BAR]
-        filled[:, ::BAR] = False  # a gap between bars
-        return np.where(filled[..., None], np.array(BLUE, np.uint8), np.uint8(255))
+        if not self._obs.size:
+            raise UserError(f"{self.spec.id}: render without an episode; call reset first.")
+        return rendering.frame(
+            self._scene, self.spec.id, f"step {self._t} of {self.spec.horizon:,}"
+        )
 
     def close(self) -> None:
         """Nothing to release."""

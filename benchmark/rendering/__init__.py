@@ -46,12 +46,32 @@ class Scene(Protocol):
         ...
 
 
+def kind(task: Task) -> str:
+    """The file here that draws a task: by its namespace, or as a population where it has an exact
+    model; empty where there is none.
+    """
+    name = KINDS.get(task.spec.namespace, "")
+    return name or ("population" if task.spec.finite and task.model() is not None else "")
+
+
 def scene(task: Task, env: Any) -> Scene:
-    """The drawing of a task; raises UserError where its namespace has none."""
-    if task.spec.namespace not in KINDS:
+    """The drawing of a task; raises UserError where it has none."""
+    if not (name := kind(task)):
         raise UserError(
-            f"task {task.spec.id} cannot be drawn: drawings exist for {', '.join(sorted(KINDS))}."
+            f"task {task.spec.id} cannot be drawn: drawings exist for {', '.join(sorted(KINDS))}"
+            " and for games with an exact model."
         )
-    module = importlib.import_module(f"{__name__}.{KINDS[task.spec.namespace]}")
-    drawing: Scene = module.Drawing(task, env)
+    drawing: Scene = importlib.import_module(f"{__name__}.{name}").Drawing(task, env)
     return drawing
+
+
+def frame(drawing: Scene, name: str, left: str, right: str = "") -> Array:
+    """The scene under a title, its second line `left` and the scene's note, or else `right`:
+    [H, W, 3] uint8.
+    """
+    from benchmark.rendering.canvas import Canvas
+
+    canvas = Canvas()
+    canvas.title(name, left, drawing.note() or right)
+    drawing.draw(canvas)
+    return canvas.frame()
