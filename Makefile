@@ -55,11 +55,11 @@ grid: setup ## ALGOS= DATASETS= [SEEDS= PROTOCOL= ARGS=]: many runs, resumable
 	$(call need,DATASETS,"mpe/spread/medium-v1")
 	@$(RUN) grid --algos $(ALGOS) --datasets $(DATASETS) $(common)
 
-data: setup ## DATASET= or ALL=1: make datasets from their recipes
+data: setup ## DATASET= or ALL=1: make datasets from their recipes (ALL: the small ones; goes on)
 	@$(RUN) data $(DATASET) $(if $(ALL),--all) $(ARGS)
 
-datasets: setup ## print the catalogue of datasets
-	@$(RUN) datasets
+datasets: setup ## print the catalogue of datasets, one id a row
+	@$(RUN) datasets $(ARGS)
 
 check: setup ## ALGO=, TASK= or DATASET=: hold it against the contracts
 	@$(RUN) check $(if $(ALGO),--algo $(ALGO)) $(if $(TASK),--task $(TASK)) \

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datasets.library import card, load_file, mean_return, mean_value, path, rankable
+    from datasets.library import card, committed, load_file, mean_return, mean_value, path, rankable
     from datasets.linter import lint
     from datasets.loader import Dataset
-    from datasets.make import describe_cost, load, make_dataset
+    from datasets.make import describe_cost, load, make_all, make_dataset
     from datasets.recipe import catalogue
     from datasets.recorder import Recorder
     from datasets.writer import Writer
@@ -26,10 +26,12 @@ _HOMES = {
     "Writer": "writer",
     "card": "library",
     "catalogue": "recipe",
+    "committed": "library",
     "describe_cost": "make",
     "lint": "linter",
     "load": "make",
     "load_file": "library",
+    "make_all": "make",
     "make_dataset": "make",
     "mean_return": "library",
     "mean_value": "library",
@@ -38,7 +40,9 @@ _HOMES = {
 }
 __all__ = [  # noqa: RUF022  kept in the order of use
     "catalogue",
+    "committed",
     "make_dataset",
+    "make_all",
     "load",
     "load_file",
     "Dataset",

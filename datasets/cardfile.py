@@ -7,6 +7,7 @@ an equal recipe whose statistics lie within 3 standard errors of the card's are 
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from benchmark import registry
 from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.task import Array, TaskSpec
@@ -22,6 +24,7 @@ from datasets.schema import Meta, slabs
 
 CARDS = Path(__file__).parent / "cards"
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+COLUMN_DIGITS = 12  # of a column's hash, which identifies and does not prove
 MU_BINS = 10  # cells per state into which the share of the population is sorted
 
 
@@ -58,7 +61,26 @@ def make_card(meta: Meta, arrays: Mapping[str, Any]) -> dict[str, Any]:
         "packages": meta.packages,
         "seeds": {"first": int(seeds.min()), "last": int(seeds.max()), "perm": meta.perm_seed or 0},
         **measure(meta.spec, arrays),
+        "columns": column_sha256(arrays),
     }
+
+
+def column_sha256(arrays: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Short hashes of each column of the steps' arrays, by which swapped columns are found.
+
+    Columns are those of the last axis of [S, n, D]; an array [S, n] is one column.
+    """
+    found = {}
+    for name, array in arrays.items():
+        if not name.startswith("steps/"):
+            continue
+        digests = [hashlib.sha256() for _ in range(array.shape[2] if len(array.shape) == 3 else 1)]
+        for rows in slabs(array):
+            part = array[rows].reshape(-1, len(digests))
+            for c, digest in enumerate(digests):
+                digest.update(np.ascontiguousarray(part[:, c]).data)
+        found[name] = [digest.hexdigest()[:COLUMN_DIGITS] for digest in digests]
+    return found
 
 
 def measure(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -72,6 +94,7 @@ def measure(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, dict[str, An
         "agents": spec.n_agents,
         "policies": len(np.unique(arrays["index/policy"][()])),
         "terminated": int(arrays["index/terminated"][()].sum()),
+        "bytes": sum(array.dtype.itemsize * int(np.prod(array.shape)) for array in arrays.values()),
     }
     statistics = {
         "length_mean": float(lengths.mean()),
@@ -83,7 +106,9 @@ def measure(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, dict[str, An
     for name in spec.outcomes:
         statistics[f"{name}_mean"] = float(arrays[f"index/{name}"][()].mean())
     if spec.finite:
-        statistics |= coverage(spec, arrays)
+        joint = joint_distributions(spec, arrays)  # [S, O, A]
+        step = np.arange(start[-1]) - np.repeat(start[:-1], lengths)
+        statistics |= coverage(joint, step) | mean_behaviour(spec, joint, step)
     return {"counts": counts, "statistics": statistics}
 
 
@@ -135,17 +160,40 @@ def joint_distributions(spec: TaskSpec, arrays: Mapping[str, Any]) -> Array:
     return (joint / spec.n_agents).reshape(-1, n_obs, n_actions)
 
 
-def coverage(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, float]:
-    """What part of a finite game the data show.
+def mean_behaviour(spec: TaskSpec, joint: Array, step: Array) -> dict[str, float]:
+    """What the average of all behaviour policies is worth, in games whose exact limit is known.
+
+    The average at (time, state) is the share of each action among all logged decisions there,
+    uniform where there is none: what cloning with endless capacity would find. joint [S, O, A],
+    step [S]. behaviour_value: its return against a population that plays it;
+    behaviour_exploitability: what one agent could gain on that.
+    """
+    try:
+        model = registry.task(spec.id).model()
+    except UserError:  # another suite's task
+        return {}
+    if model is None:
+        return {}
+    from benchmark.envs.meanfield.solve import exploitability, policy_value
+
+    counts = np.zeros((model.horizon, model.n_obs, model.n_actions))  # [H, O, A]
+    np.add.at(counts, step, joint)
+    visits = counts.sum(-1, keepdims=True)
+    mean = np.where(visits > 0, counts / np.maximum(visits, 1e-12), 1 / model.n_actions)
+    found = {"behaviour_value": policy_value(model, mean)}
+    if spec.metric == "exploitability":
+        found["behaviour_exploitability"] = exploitability(model, mean)
+    return found
+
+
+def coverage(joint: Array, step: Array) -> dict[str, float]:
+    """What part of a finite game the data show; joint [S, O, A], step of the episode [S].
 
     state_action_coverage: share of the pairs (state, action) that some agent visited.
     mu_coverage: share of the cells (state, tenth of the population) that the population
     distribution visited. mu_spread and xi_spread: mean L1 distance of an episode's distribution
     over states (over states and actions) from its mean over episodes at the same step.
     """
-    joint = joint_distributions(spec, arrays)  # [S, O, A]
-    start = arrays["index/start"][()]
-    step = np.arange(start[-1]) - np.repeat(start[:-1], np.diff(start))
     mu = joint.sum(-1)
     tenth = np.minimum((mu * MU_BINS).astype(int), MU_BINS - 1)
     n_obs = mu.shape[1]

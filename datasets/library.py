@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path as FilePath
@@ -38,6 +40,11 @@ def card(dataset_id: str) -> dict[str, Any]:
     """The committed card, else the one beside the file; {} where there is none."""
     committed = cardfile.read_card(cardfile.card_path(dataset_id))
     return committed or cardfile.read_card(path(dataset_id).with_suffix(".toml"))
+
+
+def committed() -> list[str]:
+    """The ids of all datasets with a committed card, superseded ones included."""
+    return [cardfile.read_card(file)["id"] for file in sorted(cardfile.CARDS.glob("*.toml"))]
 
 
 def mean_return(dataset_id: str) -> float | None:
@@ -98,6 +105,8 @@ def load_file(
     index = {name: read(array) for name, array in arrays.items() if name.startswith("index/")}
     check_index(index, n_steps, str(path))
     _verify(path, meta, arrays, found)
+    if successor := found.get("superseded_by"):
+        _say_superseded(meta.id, successor)
     spec = _spec(meta, path)
     backend = _choose(backend, spec, arrays, contiguous, path)
     if contiguous:
@@ -107,6 +116,12 @@ def load_file(
         opened.close()
     kind = Shuffled if backend == "shuffle" else Dataset
     return kind(path, meta, spec, arrays, backend, found)
+
+
+@functools.cache
+def _say_superseded(dataset_id: str, successor: str) -> None:
+    """One line on stderr, once per process."""
+    print(f"warning: {dataset_id} is superseded by {successor}; use that one.", file=sys.stderr)
 
 
 def _spec(meta: Meta, path: FilePath) -> TaskSpec:

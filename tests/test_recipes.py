@@ -202,7 +202,11 @@ def test_an_edit_that_changes_no_data_can_be_recorded(
     assert (card["recipe_sha256"], card["content_sha256"]) == ("0" * 64, [content])
 
 
-COMMITTED = sorted(cardfile.CARDS.glob("*.toml"))
+COMMITTED = [
+    file
+    for file in sorted(cardfile.CARDS.glob("*.toml"))
+    if not cardfile.read_card(file)["superseded_by"]
+]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -104,7 +104,9 @@ class Data:
     datasets: tyro.conf.Positional[tuple[str, ...]] = ()
     """Dataset ids, namespace/name/tier-vN."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Every dataset of the catalogue."""
+    """Every dataset of the catalogue that is not larger than the limit."""
+    limit_gb: float = 1.0
+    """With --all: datasets that may take more are left out; they can be made by name."""
     force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Make again what is there."""
     record: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -113,7 +115,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Datasets:
-    """Print the catalogue of datasets."""
+    """Print the catalogue of datasets, one id a row."""
+
+    csv: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The same table as comma-separated values."""
 
 
 @dataclass(frozen=True)
