@@ -81,6 +81,8 @@ def parse(arguments: list[str]) -> Any:
     from benchmark.cli.options import COMMANDS
 
     arguments, config = split_config(arguments)
+    if arguments[:1] == ["data"] and arguments[1:2] in (["import"], ["export"]):
+        arguments = arguments[1:]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         raise unknown_name("command", arguments[0], COMMANDS)
     try:

@@ -122,6 +122,50 @@ class Datasets:
 
 
 @dataclass(frozen=True)
+class Import:
+    """Turn a public dataset into one of this suite (also: data import)."""
+
+    format: tyro.conf.Positional[str]
+    """omar, madiff, omiga, vault, d4rl or minari."""
+    path: tyro.conf.Positional[Path]
+    """File or folder of the source."""
+    id: str = ""
+    """Dataset id, namespace/name/tier-vN; default: from the names of the source."""
+    task: str = ""
+    """The suite's task whose data these are; default: what the format tells."""
+    out: Path | None = None
+    """File to write; default: where the suite looks for the id."""
+    licence: str = "unknown"
+    """Licence of the source, which the data keep."""
+    horizon: int = 0
+    """Steps of an episode at most; 0: what the format says."""
+    last_row: Literal["drop", "keep"] = "drop"
+    """Of cut episodes whose next observation is unknown: drop it, or repeat its observation."""
+    agent_id: Literal["strip", "keep"] = "strip"
+    """One-hot agent ids in front of MADiff's observations."""
+    clip: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Cut actions into [-1, 1]."""
+    prey: Path | None = None
+    """OMAR's frozen prey network, of which the hash is noted."""
+    allow: tuple[str, ...] = ()
+    """Kinds of the linter's findings to accept, such as duplicates."""
+    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace a file that is there."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a dataset of this suite in a public format (also: data export)."""
+
+    format: tyro.conf.Positional[str]
+    """minari."""
+    dataset: tyro.conf.Positional[str]
+    """Dataset id, namespace/name/tier-vN."""
+    out: Path = Path("runs/minari")
+    """Folder that holds Minari's datasets."""
+
+
+@dataclass(frozen=True)
 class Lint:
     """Look for the usual faults in a dataset file."""
 
@@ -216,6 +260,8 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "grid": Grid,
     "data": Data,
+    "import": Import,
+    "export": Export,
     "datasets": Datasets,
     "lint": Lint,
     "check": Check,
@@ -231,6 +277,8 @@ JOBS = {
     Train: "bench.train",
     Grid: "bench.grid",
     Data: "data.make",
+    Import: "importing.run",
+    Export: "importing.export",
     Datasets: "data.catalogue",
     Lint: "data.lint",
     Check: "check.run",
