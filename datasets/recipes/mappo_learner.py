@@ -99,7 +99,8 @@ class Learner:
         self.now: Array = self.env.reset(self.seeds(e))  # [E, N, D]
         self.running = np.ones(e, bool)  # [E]
         self.alive = np.ones((e, n), bool)  # [E, N]
-        self.mask: Array | None = None
+        discrete = self.spec.discrete
+        self.mask = np.ones((e, n, self.spec.n_actions or 0), bool) if discrete else None
         self.t = np.zeros(e)  # [E]
         self.sums = np.zeros((e, n))  # [E, N] discounted rewards so far, for their spread
 
@@ -112,6 +113,9 @@ class Learner:
             self.now = self.now.copy()
             self.now[ended] = self.env.restart(ended, self.seeds(len(ended)))
             self.running[ended], self.alive[ended] = True, True
+            if self.mask is not None:
+                self.mask = self.mask.copy()
+                self.mask[ended] = True
             self.t[ended], self.sums[ended] = 0, 0
         elif len(ended) == len(self.running):
             self.begin()
@@ -159,7 +163,9 @@ class Learner:
             self.env_steps += int(self.running.sum())
             self.t += self.running
             self.running = self.running & ~(step.terminated | step.truncated)
-            self.now, self.alive, self.mask = step.obs, after, step.mask
+            self.now, self.alive = step.obs, after
+            if step.mask is not None:
+                self.mask = step.mask
         self.restart()
         arrays = {name: np.stack(rows) for name, rows in kept.items() if rows}
         for name in ("alive", "rew", "time", "terminal", "cut"):

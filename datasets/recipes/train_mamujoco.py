@@ -22,13 +22,13 @@ from datasets.recipes.mappo import Mappo, publish, train
 
 # Steps of the environment, by what a body's simulator costs
 ENV_STEPS = {
-    "halfcheetah-2x3": 8_000_000,
-    "halfcheetah-6x1": 4_000_000,
-    "hopper-3x1": 4_000_000,
-    "ant-2x4": 2_500_000,
-    "ant-4x2": 2_500_000,
-    "walker2d-2x3": 4_000_000,
-    "swimmer-2x1": 3_000_000,
+    "halfcheetah-2x3": 4_000_000,
+    "halfcheetah-6x1": 2_000_000,
+    "hopper-3x1": 3_000_000,
+    "ant-2x4": 1_500_000,
+    "ant-4x2": 1_500_000,
+    "walker2d-2x3": 2_500_000,
+    "swimmer-2x1": 1_500_000,
 }
 
 
@@ -42,7 +42,15 @@ class Args:
 def settings(name: str) -> Mappo:
     if name not in ENV_STEPS:
         raise unknown_name("body and partition", name, ENV_STEPS)
-    return Mappo(task=f"mamujoco/{name}-v1", env_steps=ENV_STEPS[name])
+    return Mappo(
+        task=f"mamujoco/{name}-v1",
+        env_steps=ENV_STEPS[name],
+        lr=1e-3,
+        critic_width=64,
+        std=(0.5, 0.1),
+        episodes=8,
+        first_snapshot=60_000,
+    )
 
 
 def main(args: Args) -> None:
