@@ -28,7 +28,7 @@ from benchmark.errors import UserError
 from benchmark.evaluate import Evaluation, rollout_group
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
 from benchmark.record import Cost, Record
-from benchmark.task import Array, Task
+from benchmark.task import Array, Task, TaskSpec
 from benchmark.tracking import Sink
 from benchmark.train import Progress, Run, Trainer, blame
 
@@ -61,6 +61,8 @@ def plan(
             f"{row} requires a task that is {', '.join(sorted(missing))}; {task.spec.id} is"
             f" {', '.join(sorted(task.spec.properties()))}."
         )
+    if data is not None:
+        check_data(task.spec, data)
     changes, default_steps = variant.resolve(task.spec.id, protocol.name)
     try:
         config = cls.Config(**(changes | (overrides or {})))
@@ -99,6 +101,25 @@ def plan(
         )
         for group in groups
     ]
+
+
+def check_data(spec: TaskSpec, data: Dataset) -> None:
+    """Raise UserError for data on which a policy of this task cannot be trained: observations that
+    the environment does not give, or other shapes.
+    """
+    transform = getattr(data, "obs_transform", "none")
+    if transform != "none":
+        raise UserError(
+            f"{data.id} cannot be evaluated: its observations are {transform}, which no environment"
+            " of this suite gives."
+        )
+    for name in ("groups", "n_actions", "n_obs"):
+        found, wanted = getattr(data.spec, name), getattr(spec, name)
+        if found != wanted:
+            raise UserError(
+                f"{data.id} cannot be evaluated in {spec.id}: {name} of its data is {found}, the"
+                f" task has {wanted}."
+            )
 
 
 def check_device(device: str) -> None:

@@ -19,7 +19,9 @@ from benchmark.protocol import protocol
 
 if TYPE_CHECKING:
     from benchmark.record import Record
+    from benchmark.task import Task
     from benchmark.train import Run
+    from datasets import Dataset
 
 RESULTS = ROOT / "leaderboard" / "results"
 POPULATION = "meanfield/squeeze-n1000/medium-v1"  # main dataset of mean-field methods
@@ -41,7 +43,7 @@ def plan(
         row,
         cls,
         variant,
-        registry.task(data.spec.id),
+        task_of(data),
         data,
         protocol(options.protocol),
         options.out / "checkpoints",
@@ -51,6 +53,18 @@ def plan(
         device=getattr(options, "device", "cpu"),
         rankable=datasets.rankable(data),
     )
+
+
+def task_of(data: Dataset) -> Task:
+    """The task in which what is learnt from a dataset is evaluated; UserError for data only."""
+    try:
+        return registry.task(data.spec.id)
+    except UserError:
+        transform = "" if data.obs_transform == "none" else f" ({data.obs_transform})"
+        raise UserError(
+            f"{data.id} cannot be evaluated: it is data of {data.spec.id}{transform}, for which this"
+            " suite has no environment; see the notes on its card."
+        ) from None
 
 
 def default_dataset(row: str, options: Bench) -> str:
