@@ -8,8 +8,8 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -173,9 +173,12 @@ def test_halfcheetah_and_hopper_are_trained() -> None:
 @pytest.mark.parametrize("folder", TRAINED)
 def test_behaviours_are_in_order_and_as_good_as_their_curve_says(folder: str) -> None:
     game = task(folder.removeprefix("mamujoco-"))
-    rows = {row["name"]: row for row in csv.DictReader(open(BEHAVIOURS / folder / "mappo.csv"))}
+    lines = (BEHAVIOURS / folder / "mappo.csv").read_text().splitlines()
+    rows = {row["name"]: row for row in csv.DictReader(lines)}
     policies = {"random": UniformPolicy(game.spec)}
-    policies |= {n: load_actor(BEHAVIOURS / folder / f"{n}.safetensors") for n in ("medium", "expert")}
+    policies |= {
+        n: load_actor(BEHAVIOURS / folder / f"{n}.safetensors") for n in ("medium", "expert")
+    }
     seeds = range(VERIFICATION_SEED, VERIFICATION_SEED + 3)
     reached = {
         name: game.spec.team(rollout(game, policy, seeds, deterministic=False)).mean()
@@ -196,31 +199,23 @@ def test_files_differ_by_task_and_tier() -> None:
 
 
 @pytest.mark.parametrize("tier", recipe.TIERS)
-def test_a_small_dataset_of_every_tier_is_clean(
+def test_a_small_dataset_of_every_tier_is_clean_and_can_be_replayed(
     tier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OFFLINE_MARL_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(cardfile, "CARDS", tmp_path / "cards")
     monkeypatch.setattr(recipe, "size", lambda task, tier: 4)
-    monkeypatch.setattr(recipe, "HORIZON", 25, raising=False)
     path = datasets.make_dataset(f"mamujoco/hopper-3x1/{tier}-v1", progress=False)
     assert lint(path) == []
     data = datasets.load(f"mamujoco/hopper-3x1/{tier}-v1")
     assert data.n_episodes == 4
     assert len(np.unique(data.policy)) == {"medium-replay": 4, "mixed": 2}.get(tier, 1)
-    e = 0
+    with h5py.File(path) as file:
+        seed, terminated = int(file["index/seed"][0]), bool(file["index/terminated"][0])
+    assert seed >= recipe.FIRST_SEED
     length = int(data.starts[1])
-    replayed, steps = play("hopper-3x1", [int(_seed(path, e))], np.asarray(data.act[:length])[:, None])
-    np.testing.assert_array_equal(data.obs[0], replayed[0])
-    np.testing.assert_allclose(data.rew[:length], [s.rew[0] for s in steps], rtol=1e-6)
+    first, steps = play("hopper-3x1", [seed], np.asarray(data.act[:length])[:, None])
     assert len(steps) == length
-
-
-def _seed(path: Path, episode: int) -> Any:
-    from datasets.open import open_dataset
-
-    file, _ = open_dataset(path)
-    try:
-        return file["index/seed"][episode]
-    finally:
-        file.close()
+    assert bool(steps[-1].terminated[0]) == terminated
+    np.testing.assert_array_equal(data.obs[:length], [first[0], *(s.obs[0] for s in steps[:-1])])
+    np.testing.assert_allclose(data.rew[:length], [s.rew[0] for s in steps], rtol=1e-6)

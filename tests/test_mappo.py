@@ -108,7 +108,9 @@ def test_advantages_are_discounted_sums_cut_at_ends_and_bootstrapped_at_time_lim
     inputs = learner.inputs(learner.scale(r.obs), r.alive, r.time)
     gain, values = learner.advantages(r, inputs)
     rew, gamma = r.rew[:, 0, 0] / learner.unit(), 0.99 ** torch.arange(10)
-    assert gain[0, 0, 0] + values[0, 0, 0] == pytest.approx(float((gamma * rew[:10]).sum()), abs=1e-4)
+    assert gain[0, 0, 0] + values[0, 0, 0] == pytest.approx(
+        float((gamma * rew[:10]).sum()), abs=1e-4
+    )
     with torch.no_grad():
         x = learner.scale(torch.from_numpy(last))
         beyond = learner.value(learner.inputs(x, torch.ones(1, 3), torch.zeros(1)))[0, 0]
@@ -171,7 +173,12 @@ def test_training_learns_resumes_and_publishes(tmp_path: Path) -> None:
     rows[-1]["return"] = -6.0
     publish(SPREAD, tmp_path / "work", tmp_path / "out", rows, replays=3)
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"expert.safetensors", "medium.safetensors", "replay.safetensors", "mappo.csv"}
+    assert written == {
+        "expert.safetensors",
+        "medium.safetensors",
+        "replay.safetensors",
+        "mappo.csv",
+    }
     assert (tmp_path / "out" / "expert.safetensors").read_bytes() == snapshot(
         tmp_path / "work", rows[-1]["env_steps"]
     ).read_bytes()
