@@ -135,7 +135,7 @@ def policy(task: Task, name: str) -> Policy:
 
 def film(task: Task, names: Sequence[str] = ("expert",), seed: int = SEED) -> Film:
     """An episode of each policy, one after the other; of a task of one step, several episodes."""
-    most = FRAMES // len(names)
+    most = max(2, FRAMES // len(names))
     frames: list[Array] = []
     for name in names:
         frames += _Reel(task, name, most).episodes(seed)
@@ -154,37 +154,38 @@ class _Reel:
         self.frames: list[Array] = []
 
     def episodes(self, seed: int) -> list[Array]:
-        horizon = self.task.spec.horizon
-        if horizon == 1:
-            for k in range(self.most):
-                self.play(seed + k, range(1, 2), f"episode {k + 1}")
+        if self.task.spec.horizon > 1:
+            self.play(seed, "step {} of " + f"{self.task.spec.horizon:,}")
         else:
-            stride = self.scene.stride or math.ceil((horizon + 1) / self.most)
-            last = min(horizon, stride * (self.most - 1))
-            self.play(seed, range(0, last + 1, stride), "step {} of " + f"{horizon:,}")
+            for k in range(self.most):
+                self.play(seed + k, f"episode {k + 1}")
         return self.frames
 
-    def play(self, seed: int, wanted: range, clock: str) -> None:
-        """One episode, drawn at the steps `wanted` (0 is the start) and at its end."""
-        spec = self.task.spec
+    def play(self, seed: int, clock: str) -> None:
+        """One episode, drawn at its start (unless that is all there is before its end), at every
+        step and at its end; where that is too much, at every second, fourth, ... step.
+        """
+        spec, stride = self.task.spec, self.scene.stride or 1
         obs = self.env.reset([seed])  # [1, N, D]
         self.scene.see(obs[0], None, None)
         self.policy.begin(1, POLICY_STREAM + seed)
         returns, alive, mask = np.zeros(spec.n_agents), None, None
         tail = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.act_dim)
-        if 0 in wanted:
+        if spec.horizon > 1:
             self.draw(clock.format(0), returns)
-        for t in range(1, wanted[-1] + 1):
+        for t in range(1, spec.horizon + 1):
             act = self.policy.act(obs, alive, mask, t - 1, spec.deterministic_eval)
             step = self.env.step(check_actions(act, (1, *tail), spec))
             returns += step.rew[0] if alive is None else np.where(alive[0], step.rew[0], 0.0)
             obs, alive, mask = step.obs, step.alive, step.mask
             self.scene.see(obs[0], act[0], step)
             ended = bool(step.terminated[0] or step.truncated[0])
-            if t in wanted or (ended and len(self.frames) < self.most):
+            if ended or t % stride == 0:
                 self.draw(clock.format(t), returns)
-            if ended:
+            if ended or (self.scene.stride and len(self.frames) == self.most):
                 break
+            if len(self.frames) == self.most:
+                self.frames, stride = self.frames[::2], 2 * stride
 
     def draw(self, clock: str, returns: Array) -> None:
         spec, left = self.task.spec, f"{self.name}, {clock}"

@@ -13,7 +13,7 @@ from benchmark.task import Task
 
 PAGE = ROOT / "docs" / "tasks.md"
 FIGURES = "../leaderboard/figures/tasks"
-HEAD = ("task", "agents", "observation", "action", "steps", "ranked by", "random", "expert")
+HEAD = ["task", "agents", "observation", "action", "steps", "metric", "random", "expert", "extra"]
 
 
 def filled() -> str:
@@ -35,14 +35,9 @@ def filled() -> str:
 
 def table(namespace: str) -> str:
     """One row a task, and a row of moving pictures below."""
-    tasks = [
-        registry.task(name) for name in registry.task_ids() if name.startswith(namespace + "/")
-    ]
+    names = [name for name in registry.task_ids() if name.startswith(namespace + "/")]
     lines = [_line(HEAD), "|---" * len(HEAD) + "|"]
-    lines += [_line(cells(task)) for task in tasks]
-    extras = sorted({extra for task in tasks for extra in needed(task)})
-    if extras:
-        lines += ["", *(f"Needs `pip install 'offline-marl-bench[{extra}]'`." for extra in extras)]
+    lines += [_line(cells(registry.task(name))) for name in names]
     own = [name for name in render.games() if name.startswith(namespace + "/")]
     pictures = [
         f'<img src="{FIGURES}/{name.replace("/", "--")}.gif" width="270" alt="{name}">'
@@ -56,11 +51,12 @@ def cells(task: Task) -> tuple[str, ...]:
     if spec.n_obs is not None:
         observation = "none" if spec.n_obs == 1 else f"{spec.n_obs} states"
     else:
-        observation = _range(group.obs_dim for group in spec.groups) + " numbers"
+        widths = sorted({group.obs_dim for group in spec.groups})
+        observation = " or ".join(map(str, widths)) + (" number" if widths == [1] else " numbers")
     if spec.n_actions is not None:
         action = f"{spec.n_actions} choices"
     else:
-        action = f"[-1, 1]^{_range(group.act_dim for group in spec.groups)}"
+        action = " or ".join(f"[-1, 1]^{n}" for n in sorted({g.act_dim for g in spec.groups}))
     metric = spec.metric
     random = expert = "not measured"
     if reference is not None and metric == "exploitability":
@@ -76,6 +72,7 @@ def cells(task: Task) -> tuple[str, ...]:
         metric,
         random,
         expert,
+        ", ".join(needed(task)),
     )
 
 
@@ -89,15 +86,12 @@ def needed(task: Task) -> list[str]:
     ]
 
 
-def _range(values: Iterable[int]) -> str:
-    distinct = sorted(set(values))
-    return " or ".join(map(str, distinct))
-
-
 def _number(value: float) -> str:
     if abs(value) < 5e-4:
         return "0"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.1 else f"{value:.3f}"
 
 
 def _line(items: Iterable[str]) -> str:

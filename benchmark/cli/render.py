@@ -22,6 +22,8 @@ def run(options: Render) -> int:
             "option TASK, --all or --page: expected one of them, for example"
             " TASK=meanfield/beach-bar-n256-v1."
         )
+    if options.seed < 0:
+        raise UserError(f"option --seed is {options.seed}, expected 0 or more.")
     if options.page:
         files.write_text(page.PAGE, page.filled())
         print(f"wrote {page.PAGE}")

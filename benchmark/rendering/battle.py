@@ -35,14 +35,16 @@ class Drawing:
     def __init__(self, task: Task, env: Any) -> None:
         self.env, self.n_agents = env, task.spec.n_agents
         self.opponent = task.spec.id.rsplit("-", 2)[1]
-        self.horizon = task.spec.horizon
         self.alive: list[tuple[float, float]] = []  # share of each team, at every step
 
     def see(self, obs: Array, act: Array | None, step: Step | None) -> None:
         if act is None:
             self.alive.clear()
-        own, enemy = self.env.melee.shares()
-        self.alive.append((float(own[0]), float(enemy[0])))
+        if hasattr(self.env, "melee"):
+            own, enemy = (float(share[0]) for share in self.env.melee.shares())
+        else:
+            own, enemy = (self.env.battles[0].share(k) for k in (0, 1))
+        self.alive.append((own, enemy))
 
     def note(self) -> str:
         own, enemy = self.alive[-1]
@@ -50,7 +52,10 @@ class Drawing:
 
     def draw(self, canvas: Canvas) -> None:
         canvas.bar(FIELD, tint(GREY, 0.08))
-        self._cells(canvas)
+        if hasattr(self.env, "melee"):
+            self._cells(canvas)
+        else:
+            self._soldiers(canvas)
         self._bars(canvas)
 
     def _cells(self, canvas: Canvas) -> None:
@@ -64,6 +69,15 @@ class Drawing:
                 full = min(1.0, living[x, y] * 64 / self.n_agents / CROWD)
                 radius = max(1.2, 0.5 * unit * np.sqrt(full))
                 canvas.disc(view(x + 0.5 + shift, y + 0.5), radius, colour)
+
+    def _soldiers(self, canvas: Canvas) -> None:
+        """Every living agent of a magent2 map, where cells hold one agent each."""
+        battle = self.env.battles[0]
+        view = View(FIELD, (0, 0), (battle.size, battle.size))
+        radius = max(1.2, 0.42 * view.length(1))
+        for handle, colour in zip(battle.handles, TEAMS, strict=True):
+            for x, y in battle.engine.get_pos(handle):
+                canvas.disc(view(x + 0.5, y + 0.5), radius, colour)
 
     def _bars(self, canvas: Canvas) -> None:
         """Shares alive as two columns, and their past as curves below."""
@@ -80,11 +94,12 @@ class Drawing:
             at = left + share * (right - left) + (-4 if inside else 4)
             anchor, ink = ("rm", WHITE) if inside else ("lm", INK)
             canvas.text((at, y + 16), words, 9, ink, anchor)
-        view = View((left, TOP + 130, right, FIELD[3] - 16), (0, 0), (self.horizon, 1))
+        steps = max(len(self.alive) - 1, 5)
+        view = View((left, TOP + 130, right, FIELD[3] - 16), (0, 0), (steps, 1))
         for team, colour in enumerate(TEAMS):
             points = [view(t, shares[team]) for t, shares in enumerate(self.alive)]
             if len(points) > 1:
                 canvas.line(points, colour, 2)
-        canvas.line([view(0, 0), view(self.horizon, 0)], GREY, 1)
+        canvas.line([view(0, 0), view(steps, 0)], GREY, 1)
         canvas.text((left, TOP + 116), "share alive", 9, GREY)
         canvas.text((right, FIELD[3] - 6), "time", 9, GREY, "rm")

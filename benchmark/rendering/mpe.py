@@ -31,7 +31,7 @@ SIDE = HEIGHT - TOP - MARGIN  # pixels of the square
 BOX = (MARGIN, TOP, MARGIN + SIDE, TOP + SIDE)  # left, top, right, bottom
 ASIDE = BOX[2] + 14  # left edge of the words
 TAIL = 8  # steps of the past that are drawn
-ROOM = 1.15  # half the width of the square, unless someone leaves it
+ROOM = 1.2  # half the width of the square, unless someone leaves it
 
 
 class Drawing:

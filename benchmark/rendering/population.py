@@ -33,13 +33,13 @@ LEFT, RIGHT = 40, WIDTH - MARGIN  # of the axes
 BARS_TOP, STRIP_BOTTOM = TOP + 26, HEIGHT - 26
 STRIP = 70  # height of the strip
 CURVES = 3  # states at most that are drawn as curves
-# Words for the states of a game, by a part of its id
-STATES = {
-    "left-right": ("start", "left", "right"),
-    "rock-paper-scissors": ("start", "rock", "paper", "scissors"),
+# Words for the states of a game, or for its actions where it has one state, by its name
+WORDS = {
+    "beach-bar": ("0", "1", "2", "3", "4", "bar", "6", "7", "8", "9"),
+    "left-right": ("left", "right"),
     "queue": ("idle", "queue 1", "queue 2", "queue 3", "queue 4"),
     "resource": tuple(f"resource {k}" for k in range(1, 6)),
-    "beach-bar": ("0", "1", "2", "3", "4", "bar", "6", "7", "8", "9"),
+    "rps": ("rock", "paper", "scissors"),
     "sis": ("susceptible", "infected"),
 }
 
@@ -84,13 +84,15 @@ class Drawing:
     def _actions(self, canvas: Canvas) -> None:
         """One step: the shares of the actions, in the state that most agents are in."""
         state = int(self.past[0].argmax())
-        names = [str(a) for a in range(self.model.n_actions)]
+        names = words(self.task.spec.id, self.model.n_actions)
         box = (LEFT, BARS_TOP, RIGHT, STRIP_BOTTOM)
         self._bars(canvas, box, self.played, self.solution[0, state], names)
-        canvas.text(((LEFT + RIGHT) / 2, HEIGHT - 7), "action", 10, GREY, "mm")
+        title = f"action, in context {state + 1} of {len(self.past[0])}"
+        title = "action" if len(self.past[0]) == 1 else title
+        canvas.text(((LEFT + RIGHT) / 2, HEIGHT - 7), title, 10, GREY, "mm")
 
     def _states(self, canvas: Canvas) -> None:
-        names = state_names(self.task.spec.id, self.model.n_obs)
+        names = words(self.task.spec.id, self.model.n_obs)
         strip = (LEFT, STRIP_BOTTOM + 12 - STRIP, RIGHT, STRIP_BOTTOM + 12)
         t = len(self.past) - 1
         top = max(self.flow[1:].max(), self.past[-1].max())
@@ -107,7 +109,7 @@ class Drawing:
 
     def _curves(self, canvas: Canvas) -> None:
         """The share of each state but the first, over time; dashed, the reference."""
-        names = state_names(self.task.spec.id, self.model.n_obs)
+        names = words(self.task.spec.id, self.model.n_obs)
         horizon = self.model.horizon
         box = (LEFT, BARS_TOP + 6, RIGHT - 70, STRIP_BOTTOM)
         view = View(box, (0, 0), (horizon, 1))
@@ -156,12 +158,11 @@ class Drawing:
         return np.bincount(values, minlength=length) / self.task.spec.n_agents
 
 
-def state_names(task_id: str, n_obs: int) -> list[str]:
-    name = task_id.split("/")[1]
-    for part, names in STATES.items():
-        if name.startswith(part) and len(names) == n_obs:
-            return list(names)
-    return [str(k) for k in range(n_obs)]
+def words(task_id: str, length: int) -> list[str]:
+    """What stands under the bars: the game's own words, or else numbers."""
+    name = task_id.split("/")[1].split("-n")[0]
+    own = WORDS.get(name, ())
+    return list(own) if len(own) == length else [str(k) for k in range(length)]
 
 
 def ramp(shares: Array) -> Array:
