@@ -58,7 +58,7 @@ class Setting:
 SETTINGS = {
     "mpe/spread-v1": Setting(1_500, unit=10, seen=14),  # what follows are silent messages
     "mpe/tag-flee-v1": Setting(800, unit=10, seen=16, approach=10),
-    "mpe/world-flee-v1": Setting(800, unit=10, seen=28, approach=5),
+    "mpe/world-flee-v1": Setting(600, unit=10, seen=28, approach=5),
     # The published return of the expert behind OMAR's data
     "mpe-omar/spread-v1": Setting(1_500, unit=100, seen=14, expert=516.8),
 }
@@ -140,6 +140,21 @@ def reset(env: Any, rng: np.random.Generator) -> np.ndarray:
     return obs
 
 
+def advance(env: Any, setting: Setting, act: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One step: next obs [E, N, D], and what the learner is paid, [E]."""
+    before = _distance(env) if setting.approach else 0.0
+    step = env.step(act)
+    after = _distance(env) if setting.approach else 0.0
+    return step.obs, step.rew.mean(-1) + setting.approach * (before - after)
+
+
+def _distance(env: Any) -> np.ndarray:
+    """Sum over predators of the distance to the prey, which is the last body: [E]."""
+    prey = env.world.bodies - 1
+    total: np.ndarray = env.world.distance[[env.world.pair(i, prey) for i in range(prey)]].sum(0)
+    return total
+
+
 @dataclass(frozen=True)
 class Mappo:
     task: str
@@ -202,19 +217,10 @@ class MappoLearner:
             noise = self.rng.standard_normal(mean.shape, dtype=np.float32)
             obs.append(now)
             act.append(mean + std * noise)
-            before = self.distance()
-            step = self.env.step(act[-1])
-            rew.append(step.rew.mean(-1) + self.setting.approach * (before - self.distance()))
-            now = step.obs
+            now, reward = advance(self.env, self.setting, act[-1])
+            rew.append(reward)
         stacked = np.stack(obs), np.stack(act), np.stack(rew).astype(np.float32)
         return tuple(torch.from_numpy(x) for x in stacked)  # type: ignore[return-value]
-
-    def distance(self) -> Any:
-        """Sum over predators of the distance to the prey, the last body: [E]; 0 without prey."""
-        if not self.setting.approach:
-            return 0.0
-        world, n = self.env.world, self.task.spec.n_agents
-        return world.distance[[world.pair(i, n) for i in range(n)]].sum(0)
 
     def update(self) -> None:
         c, horizon = self.config, self.task.spec.horizon

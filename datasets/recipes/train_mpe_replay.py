@@ -32,6 +32,7 @@ from benchmark import checkpoint, files, registry
 from benchmark.envs.actor import Actor
 from benchmark.protocol import RECIPE_SEEDS
 from datasets.recipes.train_mpe import (
+    advance,
     folder,
     mlp,
     reset,
@@ -88,13 +89,14 @@ class TwinCritic(nn.Module):
 class Matd3Learner:
     def __init__(self, config: Matd3) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.task = config, registry.task(config.task)
+        self.config, self.setting = config, setting(config.task)
+        self.task = registry.task(config.task)
         spec = self.task.spec
         self.rng = np.random.default_rng(config.seed)
         self.env = self.task.arrays(config.n_envs)
         self.actor = mlp(spec.obs_dim, config.actor_width, config.actor_width, spec.act_dim)
         start_still(self.actor)
-        self.critic = TwinCritic(setting(config.task).seen, used_actions(spec), config.critic_width)
+        self.critic = TwinCritic(self.setting.seen, used_actions(spec), config.critic_width)
         self.targets = copy.deepcopy(nn.ModuleList([self.actor, self.critic])).requires_grad_(False)
         self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), lr=config.lr)
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=config.lr)
@@ -146,12 +148,12 @@ class Matd3Learner:
                 mean = torch.tanh(self.actor(torch.from_numpy(now))).numpy()
             noise = self.rng.standard_normal(mean.shape, dtype=np.float32)
             act = np.clip(mean + np.float32(self.width()) * noise, -1, 1)
-            step = self.env.step(act)
+            following, reward = advance(self.env, self.setting, act)
             at = slice(self.stored, self.stored + e)
             self.obs[at], self.act[at] = torch.from_numpy(now), torch.from_numpy(act)
-            self.rew[at] = torch.from_numpy(step.rew.mean(-1).astype(np.float32))
-            self.next_obs[at] = torch.from_numpy(step.obs)
-            now = step.obs
+            self.rew[at] = torch.from_numpy(reward.astype(np.float32))
+            self.next_obs[at] = torch.from_numpy(following)
+            now = following
             self.stored += e
             for _ in range(self.config.updates_per_step):
                 self.update()

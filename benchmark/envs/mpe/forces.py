@@ -22,7 +22,9 @@ from benchmark.task import Array, TaskSpec
 
 
 class ForceEnv(BaseParallelWrapper):
-    """The first agents of an mpe2 environment are the task's; `prey` plays the last."""
+    """The first agents of an mpe2 environment are the task's; `prey` plays the others. `state()` is
+    mpe2's own and holds what the others see as well.
+    """
 
     def __init__(
         self, env: ParallelEnv, spec: TaskSpec, prey: Callable[[Array], Array] | None = None
@@ -31,7 +33,8 @@ class ForceEnv(BaseParallelWrapper):
         super().__init__(env)
         names = list(env.possible_agents)
         self.possible_agents, self._others = names[: spec.n_agents], names[spec.n_agents :]
-        self._prey, self._obs = prey, {}  # type: tuple[Any, dict[str, Array]]
+        self._prey = prey
+        self._seen: dict[str, Array] = {}  # by the others: their last observations
         widths = [group.act_dim for group in spec.groups for _ in range(group.n_agents)]
         self._space = {
             name: Box(-1, 1, (width,), np.float32)
@@ -42,24 +45,19 @@ class ForceEnv(BaseParallelWrapper):
     def agents(self) -> list[str]:
         return [name for name in self.env.agents if name not in self._others]
 
-    @agents.setter
-    def agents(self, value: list[str]) -> None:
-        self.env.agents = value
-
     def action_space(self, agent: str) -> Box:
         return self._space[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        self._obs, info = super().reset(seed=seed, options=options)
-        return self._ours(self._obs), self._ours(info)
+        self._seen, info = super().reset(seed=seed, options=options)
+        return self._ours(self._seen), self._ours(info)
 
     def step(self, actions: dict[str, Array]) -> Any:
         plays = {name: pushes(action) for name, action in actions.items()}
-        for name in self._others:
-            plays[name] = pushes(self._prey(self._obs[name]))
-        self._obs, rew, terminated, truncated, info = super().step(plays)
-        parts = (self._obs, rew, terminated, truncated, info)
-        return tuple(self._ours(part) for part in parts)
+        if self._prey is not None:
+            plays |= {name: pushes(self._prey(self._seen[name])) for name in self._others}
+        self._seen, *rest = super().step(plays)
+        return tuple(self._ours(part) for part in (self._seen, *rest))
 
     def _ours(self, values: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if name not in self._others}
