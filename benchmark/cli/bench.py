@@ -62,8 +62,8 @@ def task_of(data: Dataset) -> Task:
     except UserError:
         transform = "" if data.obs_transform == "none" else f" ({data.obs_transform})"
         raise UserError(
-            f"{data.id} cannot be evaluated: it is data of {data.spec.id}{transform}, for which this"
-            " suite has no environment; see the notes on its card."
+            f"{data.id} cannot be evaluated: it is data of {data.spec.id}{transform}, for which"
+            " this suite has no environment; see the notes on its card."
         ) from None
 
 

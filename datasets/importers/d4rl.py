@@ -82,7 +82,7 @@ def read(path: Path, options: Options) -> Source:
         horizon=int(lengths.max(initial=1)),
         files=[path],
         notes=notes,
-        allow=("horizon", "next observations") if following is None else ("horizon",),
+        allow=("horizon", "next obs") if following is None else ("horizon",),
     )
 
 

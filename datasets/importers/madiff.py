@@ -91,7 +91,7 @@ def read(path: Path, options: Options) -> Source:
         logp=None if logp is None else logp[keep],
         obs_transform=transform,
         notes=notes + closed.notes,
-        allow=("horizon", "next observations"),
+        allow=("horizon", "next obs"),
     )
 
 

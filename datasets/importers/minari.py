@@ -95,7 +95,7 @@ def read(path: Path, options: Options) -> Source:
         files=[text, main],
         n_actions=n_actions,
         n_obs=n_obs,
-        seeds=np.array([-1 if e.seed is None else e.seed for e in episodes]),
+        seeds=np.array([max(e.seed or 0, 0) for e in episodes]),
         allow=("horizon",),
     )
 

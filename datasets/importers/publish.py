@@ -23,7 +23,6 @@ from datasets.schema import DATASET_ID
 from datasets.writer import Writer
 
 CHUNK_BYTES = 32 << 20  # of observations written at once
-UNKNOWN_SEED = -1
 MANY = 64  # sources beyond this count are one hash over all of them
 
 
@@ -32,6 +31,8 @@ def publish(format: str, source: Source, options: Options) -> Path:
     if options.clip:
         source.clip_actions()
     source.check()
+    if source.seeds is None:
+        source.notes.append("the seeds of the episodes are not known, 0 is stored")
     spec = _spec(format, source, options)
     dataset_id = options.id or _default_id(format, source, spec)
     _check_id(dataset_id)
@@ -163,7 +164,7 @@ def _append(writer: Writer, source: Source) -> None:
         count = len(same) if same.all() else int(np.argmin(same))
         rows, episodes = slice(row, row + count * length), slice(first, first + count)
         shape = (count, length)
-        seeds = np.full(count, UNKNOWN_SEED) if source.seeds is None else source.seeds[episodes]
+        seeds = np.zeros(count, int) if source.seeds is None else source.seeds[episodes]
         policy = np.zeros(count, int) if source.policy is None else source.policy[episodes]
         writer.append(
             obs=_joint([obs[rows] for obs in source.obs], spec.obs_dim, shape),

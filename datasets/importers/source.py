@@ -168,6 +168,8 @@ def flags(array: Array, what: str, n_rows: int, n_agents: int = 1) -> Array:
 
     `what` names file and field in errors.
     """
+    if not n_rows:
+        raise UserError(f"{what} holds no rows, expected at least one.")
     if array.shape not in {
         (n_rows,),
         (n_rows, 1),

@@ -5,10 +5,12 @@ Lost: log-probabilities, alive and active, behaviour ids, outcomes, the populati
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-import shutil
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,27 +49,37 @@ def write(data: Dataset, root: Path) -> Path:
 
     seen, done = _spaces(data)
     root.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=root) as temporary:
-        os.environ["MINARI_DATASETS_PATH"] = temporary
-        try:
-            minari.create_dataset_from_buffers(
-                data.id,
-                (EpisodeBuffer(**_buffer(data, e)) for e in range(data.n_episodes)),  # type: ignore[arg-type]
-                observation_space=seen,
-                action_space=done,
-                algorithm_name="offline-marl-bench",
-                description=f"{data.id} of task {spec.id}, content {data.content_sha256}",
-                author="offline-marl-bench",
-            )
-        finally:
-            if before is None:
-                del os.environ["MINARI_DATASETS_PATH"]
-            else:
-                os.environ["MINARI_DATASETS_PATH"] = before
+    licence = data.card.get("licence", "unknown")
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=root) as temporary, _root(temporary):
+        buffers: Any = (EpisodeBuffer(**_buffer(data, e)) for e in range(data.n_episodes))
+        minari.create_dataset_from_buffers(
+            data.id,
+            buffers,
+            observation_space=seen,
+            action_space=done,
+            algorithm_name="offline-marl-bench",
+            description=f"{data.id} of {spec.id}; licence {licence}; {data.content_sha256}",
+            author="offline-marl-bench",
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(Path(temporary) / data.id, target)
+        (Path(temporary) / data.id).rename(target)
     return target
+
+
+@contextlib.contextmanager
+def _root(folder: str) -> Iterator[None]:
+    """Minari writes under an environment variable, and warns of all that is left unsaid."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = folder
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before
 
 
 def _spaces(data: Dataset) -> tuple[Any, Any]:
@@ -112,10 +124,9 @@ def _buffer(data: Dataset, e: int) -> dict[str, Any]:
     ends = np.zeros(rows.stop - rows.start, bool)
     last = np.append(ends[:-1], True)
     over = bool(data.terminated[e])
-    seed = int(data.seeds[e])
     return {
         "id": e,
-        "seed": seed if seed >= 0 else None,
+        "seed": int(data.seeds[e]),
         "observations": obs,
         "actions": act,
         "rewards": np.concatenate(rew, 1),

@@ -87,7 +87,7 @@ def read(path: Path, options: Options) -> Source:
         tasks=origin.tasks if origin else None,
         obs_transform="omiga_standardised" if project == "omiga" else "none",
         notes=notes + closed.notes,
-        allow=("horizon", "next observations"),
+        allow=("horizon", "next obs"),
     )
 
 
