@@ -36,6 +36,7 @@ from datasets.recipes.mappo_learner import Learner, Mappo
 __all__ = ["Learner", "Mappo", "publish", "returns", "snapshot", "train"]
 
 EVALUATION = 2**41  # first seed of the learning curve's episodes
+REPLAY_BYTES = 1_000_000  # of the stacked snapshots at most
 
 
 def returns(task: Task, policy: Any, episodes: int) -> dict[str, float]:
@@ -80,8 +81,11 @@ def train(config: Mappo, work: Path) -> list[dict[str, float]]:
 def publish(
     config: Mappo, work: Path, out: Path, rows: list[dict[str, float]], replays: int = 20
 ) -> None:
-    """Write expert, medium, replay (at most so many snapshots up to medium, stacked) and the curve
-    to `out`. Medium is the first snapshot a third to a half of the way from uniform to the expert.
+    """Write expert, medium, replay and the curve to `out`.
+
+    Medium is the first snapshot a third to a half of the way from uniform to the expert. Replay is
+    the snapshots up to medium, stacked: evenly spaced ones, at most `replays` and as many as fit
+    REPLAY_BYTES.
     """
     task = registry.task(config.task)
     start = returns(task, UniformPolicy(task.spec), config.episodes)
@@ -95,7 +99,9 @@ def publish(
         )
     medium = found[0]
     up_to = rows[: rows.index(medium) + 1]
-    picked = np.unique(np.linspace(0, len(up_to) - 1, min(replays, len(up_to))).round().astype(int))
+    size = snapshot(work, medium["env_steps"]).stat().st_size
+    count = min(replays, len(up_to), REPLAY_BYTES // size)
+    picked = np.unique(np.linspace(0, len(up_to) - 1, count).round().astype(int))
     stack = [load_arrays(snapshot(work, up_to[k]["env_steps"])) for k in picked]
     replay = {name: np.stack([arrays[name] for arrays in stack]) for name in stack[0]}
     files.write_bytes(out / "replay.safetensors", to_bytes(replay))
