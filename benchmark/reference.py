@@ -75,7 +75,8 @@ def compute_reference(
     """Reference of a task from at least `episodes` episodes of each policy.
 
     Raises UserError where the task has no expert, where the expert is not above uniform play, and
-    where no number of episodes is enough.
+    where no number of episodes is enough. Where exploitability ranks, the ends of the scale are
+    exact and returns are only shown: uniform play may earn more than an equilibrium.
     """
     spec = task.spec
     if episodes < 2:

@@ -59,9 +59,15 @@ def test_an_expert_no_better_than_uniform_play_is_refused():
             worst[..., 2] = 1  # always moves, always pays for it
             return TablePolicy(worst)
 
-    other = Worse(task.spec.id, 16, task.model(), metric="exploitability")
+    other = Worse(task.spec.id, 16, task.model(), metric="return")
     with pytest.raises(UserError, match="is not above random"):
         compute_reference(other, episodes=50)
+
+
+def test_an_equilibrium_that_earns_less_than_uniform_play_is_a_reference():
+    reference = compute_reference(registry.task("meanfield/rps-n16-v1"), episodes=50)
+    assert reference.expert < reference.random
+    assert reference.uniform_exploitability == pytest.approx(1 / 3)
 
 
 def test_reference_seeds_are_nobody_elses():

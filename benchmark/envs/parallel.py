@@ -86,6 +86,9 @@ class ArrayParallelEnv(ParallelEnv):
         if step.mask is not None:
             for agent in acted:
                 infos[agent]["action_mask"] = step.mask[0, self._index[agent]].astype(np.int8)
+        if step.active is not None:  # whether the action of this step counted
+            for agent in acted:
+                infos[agent]["active"] = bool(step.active[0, self._index[agent]])
         return (
             self._observations(acted),
             rewards,

@@ -22,14 +22,31 @@ if TYPE_CHECKING:
 MAX_AGENTS = r"[1-9]\d{0,6}"  # N in a task's name: 1 .. 9,999,999, one way to write each
 
 
-def categorical(probabilities: Array, rows: Array, noise: Array) -> Array:
-    """One outcome per row of the table probabilities [R, O]: rows, uniform noise [...] -> [...]."""
-    n_rows, n_outcomes = probabilities.shape
-    # Row r occupies [r, r + 1) of one increasing sequence, so that a single search serves all rows.
-    edges = np.cumsum(probabilities, axis=1)[:, :-1]  # [R, O - 1]
-    edges = np.arange(n_rows)[:, None] + np.minimum(edges, 1.0)
-    found = np.searchsorted(edges.ravel(), rows + noise, side="right")
-    return np.clip(found - rows * (n_outcomes - 1), 0, n_outcomes - 1)
+class Sampler:
+    """Draws outcomes from the rows of a table [R, O]; only outcomes that can happen cost time."""
+
+    def __init__(self, table: Array) -> None:
+        possible = table > 0
+        width = int(possible.sum(1).max())
+        self.certain = width == 1  # every row has one outcome, and needs no noise
+        # The outcomes of each row that are possible, in their order, then others to fill the row
+        self.outcomes = np.argsort(~possible, axis=1, kind="stable")[:, :width]  # [R, W]
+        left = np.take_along_axis(table, self.outcomes, 1)[:, 1:]  # [R, W - 1]
+        edges = np.cumsum(table, axis=1)[np.arange(len(table))[:, None], self.outcomes[:, :-1]]
+        # The last possible outcome takes what rounding leaves
+        self.edges = np.where(left > 0, edges, np.inf).T.copy()  # [W - 1, R]
+
+    def draw(self, rows: Array, noise: Array | None) -> Array:
+        """One outcome per row: rows [...], uniform noise [...] (None: certain) -> [...]."""
+        found = rows * self.outcomes.shape[1]
+        for edge in self.edges if noise is not None else ():
+            found += noise >= edge[rows]
+        return self.outcomes.ravel()[found]
+
+
+def categorical(table: Array, rows: Array, noise: Array) -> Array:
+    """One outcome per row of the table [R, O]: rows, uniform noise [...] -> [...]."""
+    return Sampler(table).draw(rows, noise)
 
 
 def joint(obs: Array, act: Array, n_obs: int, n_actions: int) -> Array:
@@ -60,48 +77,75 @@ def check_actions(spec: TaskSpec, act: Array, n_envs: int) -> None:
 class PopulationEnv:
     """N agents of a finite game, E episodes in lockstep, each with a generator of its own."""
 
-    def __init__(self, spec: TaskSpec, model: GameModel) -> None:
-        self.spec, self.model = spec, model
+    def __init__(self, spec: TaskSpec, model: GameModel, shared_start: bool = False) -> None:
+        """shared_start: all agents of an episode share one first observation, drawn from mu0."""
+        self.spec, self.model, self.shared_start = spec, model, shared_start
         self.obs = np.zeros((0, spec.n_agents), np.int64)  # [E, N]
+        self.active: Array | None = None  # [E, N] whose actions count now; None: everyone's
         self.rngs: list[np.random.Generator] = []
         self.t = 0
+        self._first = Sampler(model.mu0[None])
+        self._kept: tuple[Array, Sampler] | None = None  # the last kernel of all, and its sampler
 
     def reset(self, seeds: Sequence[int]) -> Array:
-        """Independent initial observations from mu0: [E, N, 1] int64."""
+        """Independent first observations from mu0: [E, N, 1] int64."""
         self.t = 0
         # A stream apart: a policy that is seeded with the same number must not see the same draws.
         self.rngs = [np.random.default_rng([seed, 0xE17]) for seed in seeds]
-        rows = np.zeros((len(seeds), self.spec.n_agents), np.int64)
-        self.obs = self._draw([self.model.mu0[None]] * len(seeds), rows)
+        rows = np.zeros((len(seeds), 1 if self.shared_start else self.spec.n_agents), np.int64)
+        first = self._draw(self._first, rows)
+        self.obs = np.repeat(first, self.spec.n_agents // rows.shape[1], axis=1)
         return self.obs[:, :, None].copy()
 
     def step(self, act: Array) -> Step:
         """act: [E, N] integers. Rewards [E, N] are paid on the population before anyone moves."""
-        n_envs, model = len(self.obs), self.model
+        n_envs = len(self.obs)
         if not n_envs or self.t >= self.spec.horizon:
             raise UserError(f"{self.spec.id}: step without a running episode; call reset first.")
         act = np.asarray(act)
         check_actions(self.spec, act, n_envs)
-        xi = joint(self.obs, act, model.n_obs, model.n_actions)
-        rewards = np.stack([model.reward(self.t, x) for x in xi])  # [E, O, A]
-        rew = rewards[np.arange(n_envs)[:, None], self.obs, act]  # [E, N]
-        kernels = [model.kernel(self.t, x) for x in xi]
-        self.obs = self._draw(kernels, self.obs * model.n_actions + act)
+        rows = self._rows(act)
+        rewards, kernels = self._tables(act)
+        rew = rewards.ravel()[rows + self._offsets(rewards.shape[1])]
+        if len(kernels) == 1:
+            self.obs = self._draw(self._sampler(kernels[0]), rows)
+        else:
+            tables = np.stack(kernels).reshape(-1, self.model.n_obs)  # [E * R, O]
+            self.obs = self._draw(Sampler(tables), rows + self._offsets(rewards.shape[1]))
         self.t += 1
         ended = np.full(n_envs, self.t == self.spec.horizon)
-        return Step(self.obs[:, :, None].copy(), rew, np.zeros(n_envs, bool), ended)
+        obs = self.obs[:, :, None].copy()
+        return Step(obs, rew, np.zeros(n_envs, bool), ended, active=self.active)
 
-    def _draw(self, tables: Sequence[Array], rows: Array) -> Array:
-        """Next observations: a table [..., O] per episode, rows [E, N] of it -> [E, N] int64."""
-        n_obs = self.model.n_obs
-        if n_obs == 1:
-            return np.zeros(rows.shape, np.int64)
-        noise = np.stack([rng.random(rows.shape[1]) for rng in self.rngs])  # [E, N]
-        first = tables[0]
-        if all(table is first for table in tables):  # a kernel that ignores the population
-            return categorical(first.reshape(-1, n_obs), rows, noise)
-        each = zip(tables, rows, noise, strict=True)
-        return np.stack([categorical(t.reshape(-1, n_obs), r, u) for t, r, u in each])
+    def _rows(self, act: Array) -> Array:
+        """The row of the tables that each agent is paid and moved by: [E, N]."""
+        return self.obs * self.model.n_actions + act
+
+    def _tables(self, act: Array) -> tuple[Array, Sequence[Array]]:
+        """Rewards of all rows [E, R]; a kernel [..., O] of R rows per episode, or one of all."""
+        model = self.model
+        xi = joint(self.obs, act, model.n_obs, model.n_actions)
+        rewards = np.stack([model.reward(self.t, x).ravel() for x in xi])
+        kernels = [model.kernel(self.t, x) for x in xi]
+        if all(kernel is kernels[0] for kernel in kernels):  # it ignores the population
+            kernels = kernels[:1]
+        return rewards, kernels
+
+    def _offsets(self, n_rows: int) -> Array:
+        """First row of each episode where the tables of all lie one after the other: [E, 1]."""
+        return n_rows * np.arange(len(self.obs))[:, None]
+
+    def _sampler(self, kernel: Array) -> Sampler:
+        if self._kept is None or kernel is not self._kept[0]:
+            self._kept = kernel, Sampler(kernel.reshape(-1, self.model.n_obs))
+        return self._kept[1]
+
+    def _draw(self, sampler: Sampler, rows: Array) -> Array:
+        """Next observations by rows of the sampler's table: [E, N] int64."""
+        noise = None
+        if not sampler.certain:
+            noise = np.stack([rng.random(rows.shape[1]) for rng in self.rngs])  # [E, N]
+        return sampler.draw(rows, noise)
 
 
 class TablePolicy:
@@ -126,6 +170,8 @@ class TablePolicy:
 
 class MeanFieldTask(Task):
     """A finite mean-field game played by N exchangeable agents."""
+
+    shared_start = False  # True: the agents of an episode share one first observation
 
     def __init__(self, id: str, n_agents: int, model: GameModel, **spec: object) -> None:
         """spec: further fields of TaskSpec, such as `metric`."""

@@ -1,13 +1,18 @@
 """Exact tools on finite mean-field games: flow, values, best response, exploitability, equilibrium.
 
 A policy is a table pi[h, o, a], a flow is mu[h, o]; xi = mu[:, None] * pi is the joint distribution
-that the model's kernel and reward ask for. Values are undiscounted sums over the horizon.
+that the model's kernel and reward ask for. Values are sums over the horizon, without a discount but
+what the model's rewards have in them. A game of turns (`turns`) is the average over who is active,
+so that the same recursions are exact for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from benchmark.envs.meanfield.turns import TurnsModel
 from benchmark.task import Array, GameModel, Task
 
 
@@ -47,17 +52,37 @@ def mirror_descent(
 ) -> Array:
     """Online mirror descent (arXiv:2103.00623): y += rate * Q, pi = softmax(y); the last pi.
 
-    Converges in monotone games; whatever it returns, `exploitability` says how good it is.
+    Converges in monotone games; whatever it returns, `exploitability` says how good it is. In a
+    game of turns the steps of a round share one table: y gets the sum of their Q, in which an
+    action counts as often as it is taken, and which is therefore the same for any B.
     """
-    logits = np.zeros((model.horizon, model.n_obs, model.n_actions))
+    steps = model.steps_per_round if isinstance(model, TurnsModel) else 1
+    shape = (model.horizon // steps, model.n_obs, model.n_actions)  # rounds, O, A
+    logits = np.zeros(shape)
     if start is not None:
-        logits = np.log(np.maximum(start, 1e-12))
+        logits = np.log(np.maximum(start[::steps], 1e-12))
     for _ in range(iterations):
-        pi = softmax(logits)
+        pi = np.repeat(softmax(logits), steps, axis=0)
         _, rewards, kernels = _trace(model, pi)
-        logits += rate * action_values(rewards, kernels, pi)
+        q = action_values(rewards, kernels, pi)
+        logits += rate * q.reshape(len(logits), steps, *shape[1:]).sum(1)
         logits -= logits.max(-1, keepdims=True)
-    return softmax(logits)
+    return np.repeat(softmax(logits), steps, axis=0)
+
+
+def solve_turns(
+    game: Callable[[int], TurnsModel], steps: int, iterations: tuple[int, int], rate: float
+) -> Array:
+    """Mirror descent for a game of turns, given by its model for any number of steps per round.
+
+    The game hardly changes with the steps, its cost does: the first of `iterations` are done with
+    one step per round, and the second with 4, 16, ... up to `steps`, each from the last's solution.
+    """
+    if steps == 1:
+        return mirror_descent(game(1), iterations[0], rate)
+    coarser = -(-steps // 4)
+    start = solve_turns(game, coarser, iterations, rate)[::coarser]  # a table per round
+    return mirror_descent(game(steps), iterations[1], rate, np.repeat(start, steps, axis=0))
 
 
 def population_error(task: Task, pi: Array, seeds: range) -> Array:
@@ -77,7 +102,7 @@ def population_error(task: Task, pi: Array, seeds: range) -> Array:
     return np.max(errors, axis=0)
 
 
-def action_values(rewards: Array, kernels: Array, pi: Array | None = None) -> Array:
+def action_values(rewards: Array, kernels: Array | list[Array], pi: Array | None = None) -> Array:
     """Q[h, o, a] against rewards [H, O, A] and kernels [H, O, A, O]; pi None: best response."""
     q = np.empty_like(rewards)  # [H, O, A]
     value = np.zeros(rewards.shape[1])  # [O]
@@ -92,14 +117,15 @@ def softmax(logits: Array) -> Array:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def _trace(model: GameModel, pi: Array) -> tuple[Array, Array, Array]:
-    """Flow [H + 1, O], rewards [H, O, A] and kernels [H, O, A, O] of a population that plays pi."""
+def _trace(model: GameModel, pi: Array) -> tuple[Array, Array, list[Array]]:
+    """Flow [H + 1, O], rewards [H, O, A] and H kernels [O, A, O] of a population that plays pi."""
     mu = np.empty((model.horizon + 1, model.n_obs))
     rewards = np.empty((model.horizon, model.n_obs, model.n_actions))
-    kernels = np.empty((model.horizon, model.n_obs, model.n_actions, model.n_obs))
+    kernels = []
     mu[0] = model.mu0
     for h in range(model.horizon):
         xi = mu[h][:, None] * pi[h]  # [O, A]
-        rewards[h], kernels[h] = model.reward(h, xi), model.kernel(h, xi)
+        rewards[h] = model.reward(h, xi)
+        kernels.append(model.kernel(h, xi))  # often one array for all h, which is not copied
         mu[h + 1] = np.tensordot(xi, kernels[h], axes=2)
     return mu, rewards, kernels
