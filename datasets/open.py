@@ -3,12 +3,15 @@
 HDF5 files can point out of themselves (external storage, external and soft links, virtual
 datasets), load filter libraries, and declare any size. Other people's files come through here, so
 everything that the format `offmarl/1` does not need is refused before a byte of data is read. The
-malformed files that it was tried on stand in `tests/test_datasets.py`.
+malformed files that it was tried on are built by `tests/malformed`.
+
+Working files are contiguous; files for shipping may be chunked, with gzip, shuffle and fletcher32.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import stat
@@ -24,13 +27,15 @@ import h5py
 import numpy as np
 
 from benchmark.errors import UserError
-from datasets.schema import FORMAT, Meta, check_arrays, parse_meta
+from datasets.schema import FORMAT, Meta, check_arrays, parse_meta, slabs
 
 MAX_OBJECTS = 512  # groups and arrays in a file
 MAX_DEPTH = 4
 MAX_ATTRIBUTE = 1 << 16  # bytes
-MAX_CHUNK = 64 << 20  # bytes of one chunk once inflated
-MAX_RATIO = 1000  # declared bytes of an array to stored bytes
+MAX_CHUNK = 32 << 20  # bytes of one chunk once inflated
+MAX_CHUNKS = 1 << 15  # of one array
+MAX_RATIO = 100  # bytes of all chunked arrays to bytes of the file; real data compress up to 15
+FREE_BYTES = 64 << 20  # of chunked arrays, which any file may declare
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 DTYPES = {"<f4", "<f8", "<i2", "<i4", "<i8", "|u1", "|i1", "|b1"}
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -44,6 +49,8 @@ def open_hdf5(path: Path | str) -> h5py.File:
     file, guard = open_unread(path)
     try:
         with damaged(path):
+            if more := guard.size - _declared_end(file):
+                raise UserError(f"{path} has {more} bytes after its end; copy or make it again.")
             guard.group(file.id, "", depth=1)
             guard.attributes(file.id, "")
     except BaseException:
@@ -165,6 +172,13 @@ def _recognise(path: Path, head: bytes) -> None:
     raise UserError(f"{path} is not an HDF5 file: it is {what}.")
 
 
+def _declared_end(file: h5py.File) -> int:
+    """Size of a file by its own header, versions 0 to 3 with offsets of 8 bytes."""
+    head = os.pread(file.id.get_vfd_handle(), 512, 0)
+    at = {0: 40, 1: 44, 2: 28, 3: 28}.get(head[len(SIGNATURE)], 0)
+    return int.from_bytes(head[at : at + 8], "little") if at else 0
+
+
 def _brief(error: BaseException) -> str:
     return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
@@ -186,6 +200,8 @@ class Guard:
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size = path, size
         self.seen: set[tuple[int, int]] = set()
+        self.extents: list[tuple[int, int]] = []  # where contiguous arrays lie
+        self.chunked = 0  # bytes that chunked arrays declare
 
     def refuse(self, name: str, what: str) -> UserError:
         return UserError(f"{self.path}: {name or '/'} {what}; refused.")
@@ -240,9 +256,7 @@ class Guard:
         if space.get_simple_extent_type() != h5py.h5s.SIMPLE:
             raise self.refuse(name, "is no array")
         shape = space.get_simple_extent_dims()
-        declared = dtype.itemsize
-        for axis in shape:
-            declared *= axis
+        declared = math.prod(shape) * dtype.itemsize
         properties = item.get_create_plist()
         if properties.get_external_count():
             raise self.refuse(name, "stores its values in another file")
@@ -253,44 +267,64 @@ class Guard:
             offset = item.get_offset()
             if declared and (offset is None or offset + declared > self.size):
                 raise self.refuse(name, f"declares {declared} bytes that the file does not hold")
+            if any(first < offset + declared and offset < last for first, last in self.extents):
+                raise self.refuse(name, "overlaps another array")
+            self.extents.append((offset, offset + declared))
         elif layout == h5py.h5d.CHUNKED:
-            self.chunks(item, name, properties, dtype.itemsize, shape, declared)
-        elif declared > MAX_ATTRIBUTE:
-            raise self.refuse(name, "is too large for compact storage")
+            self.chunked += declared
+            if self.chunked > max(MAX_RATIO * self.size, FREE_BYTES):
+                raise self.refuse(name, f"declares {declared} bytes in a file of {self.size}")
+            self.chunks(item, name, properties, dtype.itemsize, shape)
+        else:
+            raise self.refuse(name, "is in compact storage, which the format does not use")
 
     def chunks(
-        self, item: Any, name: str, plist: Any, itemsize: int, shape: tuple, declared: int
+        self, item: Any, name: str, plist: Any, itemsize: int, shape: tuple[int, ...]
     ) -> None:
-        """Filters, and every stored chunk, whose size once inflated is checked without inflating
-        more than allowed.
+        """Filters, and every stored chunk, whose size once inflated must be the declared one; no
+        more than that is inflated.
         """
         filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
         if not set(filters) <= FILTERS or len(set(filters)) != len(filters):
             raise self.refuse(name, f"uses the filters {filters}, of which one is not allowed")
-        chunk = plist.get_chunk()
-        nominal = itemsize * int(np.prod(chunk, dtype=np.float64))
+        chunk, expected = plist.get_chunk(), 1
+        nominal = math.prod(chunk) * itemsize
         if nominal > MAX_CHUNK:
             raise self.refuse(name, f"has chunks of {nominal} bytes, at most {MAX_CHUNK}")
-        if declared > MAX_RATIO * self.size:
-            raise self.refuse(name, f"declares {declared} bytes in a file of {self.size}")
-        expected = 1
         for axis, part in zip(shape, chunk, strict=True):
             expected *= -(-axis // part)
-        if item.get_num_chunks() != expected:
-            raise self.refuse(name, f"lacks chunks ({item.get_num_chunks()} of {expected})")
-        checksum = 4 if h5py.h5z.FILTER_FLETCHER32 in filters else 0
-        for index in range(expected):
-            info = item.get_chunk_info(index)
+        if expected > MAX_CHUNKS:
+            raise self.refuse(name, f"has {expected} chunks, at most {MAX_CHUNKS} are allowed")
+        stored: list[Any] = []
+        item.chunk_iter(stored.append)
+        if len(stored) != expected:
+            raise self.refuse(name, f"lacks chunks ({len(stored)} of {expected})")
+        deflate, checksum = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
+        compressed = deflate in filters
+        plain = nominal  # bytes before compression
+        if checksum in filters and not (
+            compressed and filters.index(deflate) < filters.index(checksum)
+        ):
+            plain += 4
+        for info in stored:
+            if info.filter_mask:
+                raise self.refuse(name, "has a chunk that skips a filter")
             if info.byte_offset is None or info.byte_offset + info.size > self.size:
                 raise self.refuse(name, "has a chunk beyond the end of the file")
-            if info.size > nominal * 1.01 + 64:
+            if not compressed and info.size != plain:
+                raise self.refuse(name, f"has a chunk of {info.size} bytes, expected {plain}")
+            if compressed and info.size > nominal * 1.01 + 64:
                 raise self.refuse(name, "has a chunk larger than it declares")
-            if h5py.h5z.FILTER_DEFLATE in filters and not info.filter_mask:
+            if compressed:
                 _, raw = item.read_direct_chunk(info.chunk_offset)
-                inflater = zlib.decompressobj()
                 try:
-                    inflated = inflater.decompress(raw, nominal + checksum + 1)
+                    inflated = len(zlib.decompressobj().decompress(raw, plain + 1))
                 except zlib.error as error:
                     raise self.refuse(name, f"has a damaged chunk ({error})") from error
-                if len(inflated) > nominal + checksum:
-                    raise self.refuse(name, "has a chunk that inflates past its declared size")
+                if inflated != plain:
+                    more = "more than" if inflated > plain else f"{inflated} bytes instead of"
+                    raise self.refuse(name, f"has a chunk that inflates to {more} {plain}")
+        if checksum in filters:  # wrong ones show in reading only
+            array = h5py.Dataset(item)
+            for rows in slabs(array):
+                array[rows]

@@ -83,9 +83,8 @@ def recreate(name: str, **options: Any) -> Callable[[h5py.File], None]:
     """Store an array again with other options, such as a chunk shape or a filter."""
 
     def change(file: h5py.File) -> None:
-        data = options.pop("data", None)
-        values = file[name][()] if data is None else data
+        made = {"data": file[name][()], **options}
         del file[name]
-        file.create_dataset(name, data=values, **options)
+        file.create_dataset(name, **made)
 
     return change

@@ -1,0 +1,265 @@
+"""The guarded open: every malformed file is refused with one sentence, quickly and in little
+memory; odd but sound files are accepted; and no guard is there for nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import traceback
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import datasets
+import datasets.open
+from benchmark.errors import UserError
+from datasets import library
+from tests.dataset_files import write
+from tests.malformed import bad, good
+
+ROOT = Path(__file__).parents[1]
+SECONDS, MEGABYTES = 1.0, 200  # of a whole process that refuses a file
+Files = dict[str, Path]
+
+
+def build(cases: dict[str, Any], folder: Path) -> Files:
+    files = {}
+    for number, (name, case) in enumerate(cases.items()):
+        path = folder / str(number) / "a.hdf5"
+        path.parent.mkdir()
+        write(path)
+        (case[0] if isinstance(case, tuple) else case)(path)
+        files[name] = path
+    return files
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return build(bad.CASES, tmp_path_factory.mktemp("bad"))
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return build(good.CASES, tmp_path_factory.mktemp("good"))
+
+
+# ---------------------------------------------------------------------------------------- bad files
+def test_the_corpus_is_as_large_as_promised() -> None:
+    assert len(bad.CASES) >= 100
+    assert len(good.CASES) >= 20
+
+
+@pytest.mark.parametrize("case", bad.CASES)
+def test_a_malformed_file_is_refused_with_one_sentence(case: str, corpus: Files) -> None:
+    with pytest.raises(UserError, match=bad.CASES[case][1]) as caught:
+        datasets.load_file(corpus[case])
+    assert str(corpus[case]) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+MEASURED = (
+    "external storage",
+    "cycle",
+    "gzip bomb",
+    "chunk that inflates past its size",
+    "huge chunk",
+    "many chunks",
+    "shape of 2^60 in chunks",
+    "many objects",
+    "meta nested",
+    "many groups",
+    "first half",
+    "fifo",
+)
+OPEN_ONLY = """
+import sys, time
+from benchmark.errors import UserError
+from datasets.open import open_dataset
+try:
+    open_dataset(sys.argv[1])
+except UserError as error:
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    print(time.process_time(), int(status["VmHWM"].split()[0]) / 1024, error)
+"""
+
+
+@pytest.mark.parametrize("case", MEASURED)
+def test_a_refusal_takes_little_time_and_memory(case: str, corpus: Files) -> None:
+    """Processor time and peak memory of the whole process, start and imports included."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_ONLY, str(corpus[case])],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    seconds, megabytes, sentence = done.stdout.split(maxsplit=2)
+    assert re.search(bad.CASES[case][1], sentence)
+    assert float(seconds) < SECONDS
+    assert float(megabytes) < MEGABYTES
+
+
+# --------------------------------------------------------------------------------------- good files
+@pytest.mark.parametrize("case", good.CASES)
+def test_an_odd_but_sound_file_is_accepted(case: str, odd: Files) -> None:
+    for backend in ("auto", "ram", "shuffle"):
+        data = datasets.load_file(odd[case], backend)
+        batch = data.transitions([np.random.default_rng(0)], 8)
+        assert batch.obs.shape[:2] == (1, 8)
+        assert batch.next_obs is not None
+        assert np.isfinite(batch.rew.numpy()).all()
+
+
+def test_the_same_data_in_any_storage_give_the_same_batches(odd: Files) -> None:
+    plain = datasets.load_file(odd["as written"])
+    same = 0
+    for case, path in odd.items():
+        data = datasets.load_file(path)
+        if data.content_sha256 != plain.content_sha256:
+            continue
+        same += 1
+        batches = [d.windows([np.random.default_rng(3)], 16, 4, align=False) for d in (plain, data)]
+        for name, value in vars(batches[0]).items():
+            if value is not None:
+                assert (value == getattr(batches[1], name)).all(), (case, name)
+    assert same >= 15
+
+
+def test_only_a_contiguous_file_can_be_mapped(odd: Files) -> None:
+    with pytest.raises(UserError, match="stored in chunks"):
+        datasets.load_file(odd["gzip"], "mmap")
+    assert datasets.load_file(odd["unused bytes"], "mmap").n_steps == 23
+
+
+# -------------------------------------------------------------------------- each guard is needed
+SOURCE = Path(datasets.open.__file__)
+
+
+@functools.cache
+def raises() -> tuple[ast.Raise, ...]:
+    """Every place of datasets/open.py that raises an error of its own."""
+    tree = ast.parse(SOURCE.read_text())
+    return tuple(n for n in ast.walk(tree) if isinstance(n, ast.Raise) and n.exc is not None)
+
+
+def without(line: int) -> types.ModuleType:
+    """datasets.open with one `raise` taken out; inside `except`, the foreign error goes on."""
+
+    class Remove(ast.NodeTransformer):
+        handler = False
+
+        def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+            before, self.handler = self.handler, True
+            self.generic_visit(node)
+            self.handler = before
+            return node
+
+        def visit_Raise(self, node: ast.Raise) -> ast.AST:
+            if node.lineno != line:
+                return node
+            return ast.copy_location(ast.Raise() if self.handler else ast.Pass(), node)
+
+    tree = ast.fix_missing_locations(Remove().visit(ast.parse(SOURCE.read_text())))
+    spec = importlib.util.spec_from_file_location("datasets.open", SOURCE)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    exec(compile(tree, str(SOURCE), "exec"), module.__dict__)
+    return module
+
+
+def refusal(path: Path) -> tuple[str, set[int]]:
+    """What loading a file says, and the lines of datasets/open.py at which it raised."""
+    try:
+        datasets.load_file(path)
+    except UserError as error:
+        lines: set[int] = set()
+        each: BaseException | None = error
+        while each is not None:
+            frames = traceback.extract_tb(each.__traceback__)
+            lines |= {f.lineno for f in frames if Path(f.filename) == SOURCE and f.lineno}
+            each = each.__context__
+        return str(error), lines
+    except Exception as error:
+        return f"foreign {type(error).__name__}", set()
+    return "accepted", set()
+
+
+@pytest.fixture(scope="session")
+def guarded(corpus: Files) -> dict[int, list[str]]:
+    """Line of each `raise` of datasets/open.py -> the malformed files that it refuses."""
+    found: dict[int, list[str]] = {node.lineno: [] for node in raises()}
+    for case, path in corpus.items():
+        lines = refusal(path)[1]
+        for node in raises():
+            if lines & set(range(node.lineno, (node.end_lineno or node.lineno) + 1)):
+                found[node.lineno].append(case)
+    return found
+
+
+def test_every_guard_refuses_some_file_of_the_corpus(guarded: dict[int, list[str]]) -> None:
+    text = SOURCE.read_text().splitlines()
+    unused = [f"{line}: {text[line - 1].strip()}" for line, cases in guarded.items() if not cases]
+    assert len(guarded) >= 35
+    assert not unused
+
+
+def test_without_any_one_guard_some_malformed_file_goes_unrefused_or_unnamed(
+    corpus: Files, guarded: dict[int, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for line, cases in guarded.items():
+        broken = without(line)
+        with monkeypatch.context() as patch:
+            patch.setattr(library, "open_dataset", broken.open_dataset)
+            red = any(not re.search(bad.CASES[case][1], refusal(corpus[case])[0]) for case in cases)
+        assert red, f"line {line} of datasets/open.py can be taken out unseen"
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """An open that waits for ever is interrupted."""
+
+    def wake(*_: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, wake)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    ("flag", "case"), [("O_NOFOLLOW", "symbolic link"), ("O_NONBLOCK", "fifo")]
+)
+@pytest.mark.usefixtures("impatient")
+def test_the_flags_of_open_are_needed(
+    flag: str, case: str, corpus: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, flag, 0)
+    try:
+        said = refusal(corpus[case])[0]
+    except TimeoutError:
+        said = "waited for ever"
+    assert bad.CASES[case][1] not in said
+
+
+def test_filter_plug_ins_are_switched_off_and_files_opened_for_reading_only(tmp_path: Path) -> None:
+    assert os.environ["HDF5_PLUGIN_PRELOAD"] == "::"
+    path = write(tmp_path / "a.hdf5")
+    before = path.read_bytes()
+    with datasets.open.open_hdf5(path) as file:
+        assert file.mode == "r"
+        with pytest.raises((OSError, KeyError, ValueError)):
+            file.attrs["x"] = 1
+    assert path.read_bytes() == before
