@@ -20,6 +20,7 @@ from benchmark.files import sha256_file
 from datasets.importers import import_dataset, npy
 from datasets.importers.source import Options
 from tests import foreign
+from tests.fixtures import vault
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +207,18 @@ def test_a_vault_is_read_without_jax_and_its_padding_taken_off(tmp_path: Path) -
     assert ends(data) == [(29, 0), (12, 1), (29, 0)]
     assert data.id == "vault/og-marl-mamujoco-2ant/good-v1"
     assert any("infos.state" in note for note in data.card["notes"])
+
+
+def test_a_vault_that_flashbax_wrote(tmp_path: Path) -> None:
+    content, keep = vault.content(), np.delete(np.arange(44), [15, 31])
+    data = load("vault", Path(__file__).parent / "fixtures/flashbax/toy/walk.vlt/Good")
+    assert ends(data) == [(15, 0), (15, 0), (12, 1)]
+    assert [(g.n_agents, g.obs_dim) for g in data.spec.groups] == [(2, 4), (1, 3)]
+    obs = content["observations"][keep]
+    assert np.array_equal(data.arrays["steps/group_0/obs"], obs[:, :2])
+    assert np.array_equal(data.arrays["steps/group_1/obs"], obs[:, 2:, :3])
+    assert np.array_equal(data.act, content["actions"][keep])
+    assert np.array_equal(data.rew, content["rewards"][keep])
 
 
 def test_a_vault_of_discrete_actions(tmp_path: Path) -> None:
