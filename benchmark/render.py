@@ -48,18 +48,11 @@ class Film:
         """One palette for all frames, no dithering, played for ever."""
         from PIL import Image
 
-        width = self.frames.shape[2]
-        # One palette for all frames: the exact colours of the drawings, the rest from some frames.
-        some = self.frames[:: max(1, len(self.frames) // 8)]
-        mosaic = Image.fromarray(some.reshape(-1, width, 3))
-        own = [value for colour in THEME for value in colour]
-        rest = mosaic.quantize(COLOURS - len(THEME), method=Image.Quantize.MEDIANCUT).getpalette()
-        palette = Image.new("P", (1, 1))
-        palette.putpalette(own + (rest or []))
-        images = [
-            Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
-            for frame in self.frames
-        ]
+        palette, indices = self._indexed()
+        images = []
+        for index in indices:
+            images.append(Image.fromarray(index))
+            images[-1].putpalette(palette.tobytes())
         milliseconds = [round(1e3 * self.seconds)] * len(images)
         milliseconds[-1] += 800  # a pause before it begins again
         buffer = io.BytesIO()
@@ -67,6 +60,27 @@ class Film:
             buffer, "GIF", save_all=True, append_images=images[1:], duration=milliseconds, loop=0
         )
         return buffer.getvalue()
+
+    def _indexed(self) -> tuple[Array, Array]:
+        """Palette [C, 3] uint8 of the drawings' own colours and others of some frames, and the
+        nearest of them for every pixel: [F, H, W] uint8.
+        """
+        from PIL import Image
+
+        some = self.frames[:: max(1, len(self.frames) // 8)]
+        mosaic = Image.fromarray(some.reshape(-1, *some.shape[2:]))
+        others = mosaic.quantize(COLOURS - len(THEME), method=Image.Quantize.MEDIANCUT)
+        rest = np.array(others.getpalette(), np.uint8).reshape(-1, 3)
+        palette = np.concatenate([np.array(THEME, np.uint8), rest])
+        codes = self.frames.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+        there = np.zeros(1 << 24, bool)
+        there[codes] = True
+        used = np.flatnonzero(there)  # every colour of the film, once
+        colours = np.stack([used >> 16, used >> 8 & 255, used & 255], 1)
+        apart = ((colours[:, None] - palette.astype(int)) ** 2).sum(-1)  # [used, C]
+        nearest = np.zeros(1 << 24, np.uint8)
+        nearest[used] = apart.argmin(1)
+        return palette, nearest[codes]
 
 
 def png(picture: Array) -> bytes:

@@ -33,6 +33,7 @@ LEFT, RIGHT = 40, WIDTH - MARGIN  # of the axes
 BARS_TOP, STRIP_BOTTOM = TOP + 26, HEIGHT - 26
 STRIP = 70  # height of the strip
 CURVES = 3  # states at most that are drawn as curves
+WALL = (90, 90, 90)
 # Words for the states of a game, or for its actions where it has one state, by its name
 WORDS = {
     "beach-bar": ("0", "1", "2", "3", "4", "bar", "6", "7", "8", "9"),
@@ -72,6 +73,9 @@ class Drawing:
 
     def draw(self, canvas: Canvas) -> None:
         people = f"{self.task.spec.n_agents:,} agents"
+        if self.task.spec.id.startswith("meanfield/four-rooms-"):
+            self._rooms(canvas, people)
+            return
         canvas.key((LEFT, TOP + 6), [(BLUE, people), (ORANGE, self.kind)], across=True)
         if self.model.horizon == 1:
             self._actions(canvas)
@@ -124,6 +128,19 @@ class Drawing:
             canvas.disc(here, 4, colour)
             canvas.text((here[0] + 8, here[1] - 10), names[k], 10, colour)
         canvas.text(((box[0] + box[2]) / 2, HEIGHT - 12), "time", 10, GREY, "mm")
+
+    def _rooms(self, canvas: Canvas, people: str) -> None:
+        """The map twice: where the agents are, and where the reference would have them."""
+        from benchmark.envs.meanfield.four_rooms import CELLS, SIZE
+
+        side, most = (RIGHT - MARGIN - 16) / 2, 6 / len(CELLS)
+        names = (people, self.kind)
+        for k, mu in enumerate((self.past[-1], self.flow[len(self.past) - 1])):
+            left, top = MARGIN + k * (side + 16), TOP + 36
+            colours = np.full((SIZE, SIZE, 3), WALL, np.uint8)
+            colours[tuple(CELLS.T)] = ramp(mu / most)
+            canvas.pixels((left, top, left + side, top + side), colours)
+            canvas.text((left, top - 10), names[k], 10, INK)
 
     # ------------------------------------------------------------------------------- parts
     def _bars(
