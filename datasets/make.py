@@ -124,7 +124,7 @@ def is_there(planned: Plan) -> bool:
     path = library.path(planned.id)
     if not path.exists() or not _is_of(path, planned.sha256()):
         return False
-    library.load_file(path, "mmap", library.card(planned.id))
+    library.load_file(path, card=library.card(planned.id))
     return True
 
 

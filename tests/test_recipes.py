@@ -12,6 +12,7 @@ import pytest
 
 import datasets
 from benchmark import registry
+from benchmark.envs.meanfield.solve import policy_value
 from benchmark.errors import UserError
 from benchmark.protocol import VERIFICATION_SEED
 from benchmark.provenance import packages
@@ -258,7 +259,7 @@ def test_data_do_not_depend_on_how_many_episodes_run_in_lockstep(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = make(BEACH).content_sha256
-    monkeypatch.setattr(meanfield, "CHUNK", 16 * 7)
+    monkeypatch.setattr(meanfield, "CHUNK", 16 * 10 * 7)
     assert make(BEACH, force=True).content_sha256 == whole
 
 
@@ -266,10 +267,84 @@ def test_data_do_not_depend_on_how_many_episodes_run_in_lockstep(
 def test_tiers_differ_as_their_names_say(name: str, home: Path) -> None:
     mean = {tier: make(f"{name}/{tier}-v1").returns.mean() for tier in meanfield.TIERS}
     assert mean["random"] < mean["medium"] < mean["expert"]
+    assert mean["random"] < mean["medium-replay"] < mean["expert"]
+    assert mean["mixed"] == pytest.approx((mean["random"] + mean["expert"]) / 2, rel=0.05)
     if "squeeze" in name:
         assert mean["random"] < 0.1
         assert 0.15 < mean["medium"] < 0.5
         assert 0.95 < mean["expert"] <= 1
+
+
+GAMES = [name for name in registry.task_ids() if name.startswith("meanfield/")]
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_the_average_behaviour_is_better_in_better_tiers(name: str) -> None:
+    """Of the committed datasets: cloning one must not be as good as cloning the next better one."""
+    found = {}
+    for tier in meanfield.TIERS:
+        card = datasets.card(f"{name.removesuffix('-v1')}/{tier}-v1")
+        found[tier] = card["statistics"]
+    task = registry.task(name)
+    if task.spec.metric == "return":
+        value = {tier: statistics["behaviour_value"] for tier, statistics in found.items()}
+        model = task.model()
+        assert model is not None
+        best = policy_value(model, model.solve())
+        assert value["random"] < 0.01 * best < 0.1 * best < value["medium"] < 0.3 * best
+        assert value["expert"] > 0.95 * best
+        means = {tier: statistics["return_mean"] for tier, statistics in found.items()}
+        assert means["random"] < means["medium-replay"] < means["mixed"] < means["expert"]
+        assert means["random"] < means["medium"] < means["expert"]
+        return
+    gap = {tier: statistics["behaviour_exploitability"] for tier, statistics in found.items()}
+    reference = task.reference()
+    assert reference is not None
+    uniform = reference.uniform_exploitability
+    assert gap["expert"] < 0.1 * uniform
+    assert 0.4 * uniform < gap["medium"] < 0.9 * uniform
+    assert gap["random"] > 1.1 * gap["medium"]
+    assert gap["expert"] < gap["mixed"] < gap["random"]
+    assert gap["expert"] < gap["medium-replay"] < gap["random"]
+
+
+@pytest.mark.parametrize("name", ["meanfield/squeeze-n16-v1", "meanfield/queue-n16-b4-v1"])
+def test_a_replay_is_of_one_learner_that_improves(name: str) -> None:
+    task = registry.task(name)
+    model = task.model()
+    assert model is not None
+    policies = [pi for pi, _ in meanfield.behaviours(task, "medium-replay", model, range(7, 37))]
+    assert len({pi.tobytes() for pi in policies}) == 30  # each explores in its own way
+    values = [policy_value(model, pi) for pi in policies]
+    assert np.mean(values[-10:]) > np.mean(values[10:20]) > np.mean(values[:10])
+
+
+def test_mixed_data_are_random_and_expert_in_turn(home: Path) -> None:
+    returns = make("meanfield/squeeze-n100/mixed-v1").returns.mean(1)
+    assert np.median(returns[::2]) < 0.01
+    assert returns[1::2].min() > 0.5
+
+
+def test_games_of_turns_log_whose_action_counted(home: Path) -> None:
+    dataset = "meanfield/resource-n32-b8/medium-v1"
+    data = make(dataset)
+    active = data.arrays["steps/agents/active"][:]
+    assert (active.sum(1) == 8).all()
+    assert active.mean(0) == pytest.approx(np.full(32, 0.25), abs=0.06)
+    same = data.starts[1] - data.starts[0]
+    obs, act = np.asarray(data.obs)[:same, :, 0], np.asarray(data.act)[:same]
+    moved = obs[1:] != obs[:-1]
+    assert moved.any()
+    assert (active[: same - 1][moved] == 1).all()  # who waits stays where it is
+    assert (obs[1:] == np.where(active[: same - 1], act[:-1], obs[:-1])).all()
+    task = registry.task("meanfield/resource-n32-b8-v1")
+    model = task.model()
+    assert model is not None
+    pi, _ = next(iter(meanfield.behaviours(task, "medium", model, range(3, 4))))
+    rounds = pi.reshape(10, 4, *pi.shape[1:])
+    assert (rounds == rounds[:, :1]).all()  # one table a round
+    assert not np.allclose(rounds[0], rounds[1])
+    assert "steps/agents/active" not in make("meanfield/resource-n32/random-v1").arrays
 
 
 def test_medium_squeeze_holds_good_and_bad_episodes(home: Path) -> None:
@@ -284,7 +359,7 @@ def test_a_tilted_policy_has_the_mean_it_was_asked_for() -> None:
         np.random.default_rng(0),
     )
     for mean in (0.1, 1.0, 4.5, 8.5):
-        tilted = meanfield.tilted(pi, mean)[0, 0]
+        tilted = meanfield.tilted(pi, np.array([mean]))[0, 0]
         assert tilted.sum() == pytest.approx(1)
         assert tilted @ np.arange(10) == pytest.approx(mean, abs=1e-6)
 
