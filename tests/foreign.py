@@ -220,11 +220,8 @@ def _spec(folder: Path, name: str) -> dict[str, Any]:
 
 def minari(root: Path, monkeypatch: Any) -> tuple[Path, list[dict[str, Any]]]:
     """A Minari dataset of three agents of different widths, written by Minari."""
-    import minari as library
     from gymnasium import spaces
-    from minari.data_collector import EpisodeBuffer
 
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     widths = {"agent_2": 3, "agent_10": 4, "agent_0": 3}
     episodes = []
     for e, length in enumerate((9, 6, 9)):
@@ -242,19 +239,23 @@ def minari(root: Path, monkeypatch: Any) -> tuple[Path, list[dict[str, Any]]]:
                 "truncations": (np.arange(length) == length - 1) & (length == 9),
             }
         )
+    seen = {a: spaces.Box(-np.inf, np.inf, (w,), np.float32) for a, w in widths.items()}
+    done = {a: spaces.Box(-1, 1, (2,), np.float32) for a in widths}
+    return create(root, monkeypatch, episodes, spaces.Dict(seen), spaces.Dict(done)), episodes
+
+
+def create(
+    root: Path, monkeypatch: Any, episodes: list[dict[str, Any]], seen: Any, done: Any
+) -> Path:
+    """Minari's own writer."""
+    import minari as library
+    from minari.data_collector import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    buffers = [EpisodeBuffer(**episode) for episode in episodes]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is left unsaid
         library.create_dataset_from_buffers(
-            "toy/walk-v3",
-            [EpisodeBuffer(**episode) for episode in episodes],
-            observation_space=spaces.Dict(
-                {a: spaces.Box(-np.inf, np.inf, (w,), np.float32) for a, w in widths.items()}
-            ),
-            action_space=spaces.Dict({a: spaces.Box(-1, 1, (2,), np.float32) for a in widths}),
-            algorithm_name="none",
-            author="none",
-            author_email="none",
-            code_permalink="none",
-            description="none",
+            "toy/walk-v3", buffers, observation_space=seen, action_space=done
         )
-    return root / "toy" / "walk-v3", episodes
+    return root / "toy" / "walk-v3"

@@ -92,6 +92,8 @@ def read(path: Path, options: Options) -> Source:
             notes.append(f"the frozen prey is {options.prey.name}; it is not used")
     elif options.prey is not None:
         raise UserError(f"option --prey: {name} has no prey.")
+    if env.dones:
+        notes.append("the simulator's states were left out")
     early = any(((p.lengths < horizon) & ~p.terminated).any() for p in parts)
     return Source(
         where=path,
