@@ -73,10 +73,12 @@ def _card(data: Dataset, card: dict[str, Any]) -> Iterator[str]:
             return
     why = cardfile.mismatch(card, data.recipe_sha256, cardfile.measure(data.spec, data.arrays))
     if why:
-        where = f"/{changed[0][0]} column {changed[0][1]} and {len(changed) - 1} more are"
+        what = "the values are"
+        if changed:
+            what = f"/{changed[0][0]} column {changed[0][1]} and {len(changed) - 1} more are"
         yield (
-            f"card: {where if changed else 'the values are'} not those of the card, and {why}; make"
-            " the dataset again, or raise its version."
+            f"card: {what} not those of the card, and {why}; make the dataset again, or raise its"
+            " version."
         )
 
 

@@ -12,7 +12,8 @@
     /steps/<group>/act     float32 [S, n, A]  int32 [S, n] where actions are discrete
     /steps/<group>/rew     float32 [S, n]
     /steps/<group>/logp    float32 [S, n]     optional: log-probability of the logged action
-    /steps/<group>/alive   uint8   [S, n]     optional: where agents can die
+    /steps/<group>/alive   uint8   [S, n]     where agents can die: 1 at the row's observation; the
+                                              dead stay dead, see zeros, do not act and earn 0
     /steps/<group>/active  uint8   [S, n]     optional: 1 where the logged action counted
     /final/<group>/obs     like obs [E, n, D] observation after each episode's last step
     /population/mu         float32 [S, O]     optional: population distribution of a finite game
