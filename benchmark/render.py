@@ -27,7 +27,7 @@ from benchmark.task import Array, Task
 FRAMES = 50  # of one GIF at most
 SEED = 1_000_000_044  # of the first episode: far above the seeds of any protocol
 COLOURS = 64  # of a GIF's palette
-COLUMNS = 5  # of a contact sheet
+COLUMNS = 6  # of a contact sheet
 TILE = 0.75  # size of a tile of the contact sheet, in frames
 GAP = 6  # pixels between tiles
 

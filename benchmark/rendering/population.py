@@ -68,6 +68,9 @@ class Drawing:
     def note(self) -> str:
         if self.model.horizon == 1:
             return ""
+        if self._is_curves():
+            names = words(self.task.spec.id, self.model.n_obs)
+            return f"{names[-1]} {self.past[-1][-1]:.2f}"
         gap = np.abs(self.past[-1] - self.flow[len(self.past) - 1]).sum()
         return f"distance to {self.kind} {gap:.2f}"
 
@@ -79,12 +82,15 @@ class Drawing:
         canvas.key((LEFT, TOP + 6), [(BLUE, people), (ORANGE, self.kind)], across=True)
         if self.model.horizon == 1:
             self._actions(canvas)
-        elif self.model.n_obs <= CURVES and self.model.horizon >= 10:
+        elif self._is_curves():
             self._curves(canvas)
         else:
             self._states(canvas)
 
     # ------------------------------------------------------------------------------- kinds
+    def _is_curves(self) -> bool:
+        return self.model.n_obs <= CURVES and self.model.horizon >= 10
+
     def _actions(self, canvas: Canvas) -> None:
         """One step: the shares of the actions, in the state that most agents are in."""
         state = int(self.past[0].argmax())
@@ -126,7 +132,7 @@ class Drawing:
                 canvas.line([view(t, y) for t, y in enumerate(past[:, k])], colour, 2.5)
             here = view(len(past) - 1, past[-1, k])
             canvas.disc(here, 4, colour)
-            canvas.text((here[0] + 8, here[1] - 10), names[k], 10, colour)
+            canvas.text((box[2] + 8, here[1]), names[k], 10, colour)
         canvas.text(((box[0] + box[2]) / 2, HEIGHT - 12), "time", 10, GREY, "mm")
 
     def _rooms(self, canvas: Canvas, people: str) -> None:
@@ -161,7 +167,8 @@ class Drawing:
             canvas.bar((left, high, right, low), BLUE)
             ends = [view(k + 0.03, ideal), view(k + 0.97, ideal)]
             canvas.line(ends, ORANGE, 3)
-            canvas.text((view(k + 0.5, 0)[0], box[3] + 9), names[k], 9, INK, "mm")
+            if k % (1 + len(names) // 20) == 0:
+                canvas.text((view(k + 0.5, 0)[0], box[3] + 9), names[k], 9, INK, "mm")
 
     def _axis(self, canvas: Canvas, view: View, top: float) -> None:
         """Horizontal lines at round shares, with their values."""
