@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -157,6 +157,33 @@ class GameModel(Protocol):
 
     def solve(self) -> Array:
         """Reference policy pi[h, o, a]: the equilibrium, or the optimum where cooperative."""
+        ...
+
+
+@runtime_checkable
+class TurnsModel(GameModel, Protocol):
+    """The limit of a game in which B of the N agents act at a step, rho = B / N: `kernel` is
+    rho P + (1 - rho) P0, and `reward` is the same average times the discount of its step,
+    discount^(t rho). The parts depend on the population through mu [..., O] alone.
+    """
+
+    steps_per_round: int  # 1 / rho; the steps of a round share one table of a policy
+    discount: float  # per round
+
+    def active_kernel(self, mu: Array) -> Array:
+        """P [..., O, A, O] of an agent who acts."""
+        ...
+
+    def passive_kernel(self, mu: Array) -> Array:
+        """P0 [..., O, O] of an agent who waits."""
+        ...
+
+    def active_reward(self, mu: Array) -> Array:
+        """Reward [..., O, A] of one step, before the discount."""
+        ...
+
+    def passive_reward(self, mu: Array) -> Array:
+        """Reward [..., O] of one step, before the discount."""
         ...
 
 

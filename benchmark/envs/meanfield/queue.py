@@ -20,7 +20,7 @@ import re
 import numpy as np
 
 from benchmark.envs.meanfield.solve import solve_turns
-from benchmark.envs.meanfield.turns import SIZES, TurnsModel, TurnsTask, steps_per_round
+from benchmark.envs.meanfield.turns import SIZES, Turns, TurnsTask, steps_per_round
 from benchmark.task import Array, Family, Task
 
 CAPACITY = np.array([0.30, 0.20, 0.10, 0.05])  # c, shares of the population served in a round
@@ -28,7 +28,7 @@ FLOOR = 0.02  # keeps the rate of an empty queue finite
 WAGE, WAITING = 1.0, 0.2  # paid for a service; cost of waiting, per round
 
 
-class QueueModel(TurnsModel):
+class QueueModel(Turns):
     """Limit N -> infinity. Rewards and kernels depend on the population."""
 
     n_obs, n_actions = len(CAPACITY) + 1, len(CAPACITY)

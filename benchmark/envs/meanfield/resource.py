@@ -21,7 +21,7 @@ import re
 import numpy as np
 
 from benchmark.envs.meanfield.solve import solve_turns
-from benchmark.envs.meanfield.turns import SIZES, TurnsModel, TurnsTask, steps_per_round
+from benchmark.envs.meanfield.turns import SIZES, Turns, TurnsTask, steps_per_round
 from benchmark.task import Array, Family, Task
 
 VALUES = np.array([1.0, 0.9, 0.8, 0.6, 0.3])  # v, per round
@@ -37,7 +37,7 @@ def water_filling() -> Array:
     return np.maximum(VALUES - level, 0)
 
 
-class ResourceModel(TurnsModel):
+class ResourceModel(Turns):
     """Limit N -> infinity. Only rewards depend on the population."""
 
     n_obs = n_actions = len(VALUES)

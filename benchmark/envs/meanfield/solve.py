@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmark.envs.meanfield.turns import TurnsModel
-from benchmark.task import Array, GameModel, Task
+from benchmark.task import Array, GameModel, Task, TurnsModel
 
 
 def uniform_policy(model: GameModel) -> Array:

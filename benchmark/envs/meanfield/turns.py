@@ -33,8 +33,8 @@ SIZES = rf"n(?P<n>{MAX_AGENTS})(-b(?P<b>{MAX_AGENTS}))?"  # of a task's name: N,
 MAX_STEPS = 1 << 16  # of an episode for which a policy table is solved for
 
 
-class TurnsModel(ABC):
-    """A `benchmark.task.GameModel` with active and passive parts."""
+class Turns(ABC):
+    """A `benchmark.task.TurnsModel`, whose averages are made of its active and passive parts."""
 
     n_obs: int
     n_actions: int
@@ -92,7 +92,7 @@ class TurnsModel(ABC):
 class TurnsEnv(PopulationEnv):
     """Population of which B agents act at a step; who does is drawn when the step is taken."""
 
-    def __init__(self, spec: TaskSpec, model: TurnsModel) -> None:
+    def __init__(self, spec: TaskSpec, model: Turns) -> None:
         super().__init__(spec, model)
         self.turns = model
         self.turn_rngs: list[np.random.Generator] = []
@@ -135,7 +135,7 @@ class TurnsEnv(PopulationEnv):
 class TurnsTask(MeanFieldTask):
     """A game of turns, competitive, so that it is ranked by exploitability."""
 
-    def __init__(self, id: str, n_agents: int, model: TurnsModel) -> None:
+    def __init__(self, id: str, n_agents: int, model: Turns) -> None:
         super().__init__(id, n_agents, model, metric="exploitability")
         self._turns = model
 
