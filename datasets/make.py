@@ -79,10 +79,10 @@ def make_all(
     record: bool = False,
 ) -> int:
     """Make all of the datasets under one bar, but for those there already, those that may be larger
-    than `max_bytes` and those whose packages are missing; returns how many failed.
+    than `max_bytes` and those whose packages or weights are missing; returns how many failed.
 
-    It can be stopped at any moment: each file appears only when it is complete, and the next call
-    makes those that are not there.
+    Small ones come first. It can be stopped at any moment: each file appears only when it is
+    complete, and the next call makes those that are not there.
     """
     plans = [plan(dataset_id) for dataset_id in dataset_ids]
     missing = Counter(why for planned in plans if (why := _missing(planned)))
@@ -95,7 +95,7 @@ def make_all(
             f"{planned.id}: left out, it may take {_bytes_of(planned) / 1e9:.1f} GB, more than"
             f" {max_bytes / 1e9:g}; make it by its name."
         )
-    plans = [planned for planned in plans if planned not in large]
+    plans = sorted((planned for planned in plans if planned not in large), key=_bytes_of)
     failed = made = finished = 0
     total = sum(planned.episodes() for planned in plans)
     with tqdm(total=total, unit="episode", disable=not progress) as bar:
@@ -120,11 +120,11 @@ def make_all(
 
 
 def is_there(planned: Plan) -> bool:
-    """Whether the file is there and of today's recipe; UserError where it is damaged."""
-    path = library.path(planned.id)
-    if not path.exists() or not _is_of(path, planned.sha256()):
+    """Whether file and card are there and of today's recipe; UserError for a damaged file."""
+    path, card = library.path(planned.id), library.card(planned.id)
+    if not path.exists() or not card or not _is_of(path, planned.sha256()):
         return False
-    library.load_file(path, card=library.card(planned.id))
+    library.load_file(path, card=card)
     return True
 
 
@@ -183,7 +183,11 @@ def _sweep(folder: Path) -> None:
 
 
 def _missing(planned: Plan) -> str:
-    """Which packages of a task are not installed, and the extra that has them; "" for none."""
+    """Why a dataset cannot be made here: packages (and the extra that has them), or behaviour
+    weights; "" where it can.
+    """
+    if planned.missing_files():
+        return "their behaviour weights are not in datasets/behaviours."
     wanted = planned.task.spec.packages
     absent = sorted(set(wanted) - set(packages(wanted)))
     if not absent:

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmark import registry
-from benchmark.errors import unknown_name
+from benchmark.errors import UserError, unknown_name
 from benchmark.provenance import packages
 from benchmark.task import Task
 from datasets.schema import DATASET_ID
@@ -66,8 +66,17 @@ class Plan:
             return module.task_files(self.task, self.tier)
         return module.files(self.tier)
 
+    def missing_files(self) -> list[Path]:
+        """Behaviour weights that are not there: such a tier cannot be made (yet)."""
+        return [file for file in self.files() if not file.exists()]
+
     def sha256(self) -> str:
         """Hash over the recipe's file, its behaviours, versions, task, tier and packages."""
+        if missing := self.missing_files():
+            raise UserError(
+                f"dataset {self.id} cannot be made: its behaviour {missing[0]} is missing; train it"
+                " with the recipe's training command, or take a tier that needs none (random)."
+            )
         digest = hashlib.sha256(self.recipe.file.read_bytes())
         for file in self.files():
             digest.update(f"\n{file.name}\n".encode() + file.read_bytes())

@@ -19,6 +19,7 @@ import pytest
 import datasets
 from benchmark import registry
 from benchmark.cli import main
+from benchmark.errors import UserError
 from benchmark.files import TEMPORARY
 from datasets import cardfile, library
 from datasets import make as making
@@ -159,6 +160,20 @@ def test_a_missing_package_leaves_its_datasets_out_in_one_line(
     assert said.count("magent2") == 1
     assert "left out 2 datasets: probe needs magent2" in said
     assert "pip install 'offline-marl-bench[battle]'" in said
+
+
+def test_missing_weights_leave_their_datasets_out_in_one_line(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files(tier: str) -> list[Path]:
+        return [home / "expert.safetensors"] if tier == "mixed" else []
+
+    monkeypatch.setattr(recipe, "files", files)
+    assert datasets.make_all(IDS, progress=False) == 0
+    assert made(home) == IDS[1:2]
+    assert "left out 2 datasets: their behaviour weights are not in" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"its behaviour .*expert\.safetensors is missing"):
+        datasets.make_dataset(IDS[0], progress=False)
 
 
 def test_a_failure_is_told_and_the_others_are_made(
