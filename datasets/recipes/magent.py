@@ -5,8 +5,8 @@ script, and with some probability the episode's random policy instead; log-proba
 the mixture.
 
 random          the random policy alone
-medium          rush, a share of 0.3 to 0.7 of random play
-medium-replay   rush; the share falls from 1 in the first episode to 0.5 in the last
+medium          rush, a share of 0.1 to 0.4 of random play
+medium-replay   rush; the share falls from 1 in the first episode to 0.25 in the last
 expert          focus, a share of 0 to 0.1 of random play
 mixed           expert or random, by a fair coin
 """
@@ -63,8 +63,8 @@ def behaviour(tier: str, late: float, rng: np.random.Generator) -> Behaviour:
     """The policy of one episode; late: 0 in the first episode of the tier, 1 in the last."""
     shares = {
         "random": 1.0,
-        "medium": rng.uniform(0.3, 0.7),
-        "medium-replay": 1 - late / 2,
+        "medium": rng.uniform(0.1, 0.4),
+        "medium-replay": 1 - 0.75 * late,
         "expert": rng.uniform(0, 0.1),
         "mixed": rng.choice([1.0, rng.uniform(0, 0.1)]),
     }
