@@ -84,8 +84,9 @@ readme: setup ## fill the README's tables and figures from the committed records
 render: setup ## TASK= [POLICY="random expert"] or ALL=1: a GIF and a PNG of a task, or of all
 	@$(RUN) render $(TASK) $(if $(POLICY),--policy $(POLICY)) $(if $(ALL),--all) $(ARGS)
 
-perf: setup ## measure loader, evaluation and sampler speed against plain counterparts
-	@for file in tests/perf/bench_*.py; do $(BIN)/python $$file $(ARGS); done
+perf: setup ## measure tasks, datasets, loader and more against plain counterparts [ARGS=--record]
+	@for name in tasks datasets loader; do $(BIN)/python tests/perf/bench_$$name.py $(ARGS); done
+	@for name in evaluate hierarchy startup; do $(BIN)/python tests/perf/bench_$$name.py; done
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

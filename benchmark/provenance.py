@@ -10,10 +10,13 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from benchmark import files
 from benchmark.record import Provenance
@@ -55,6 +58,28 @@ def cpu_fingerprint() -> str:
     except (OSError, StopIteration):
         flags = platform.processor()
     return hashlib.sha256(flags.encode()).hexdigest()[:16]
+
+
+def machine() -> dict[str, object]:
+    """Facts of this machine that a measured time depends on, its load of this moment included."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        name = platform.processor()
+    return {
+        "processor": name,
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_1_5_15_min": [round(x, 2) for x in os.getloadavg()],
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "commit": _git("rev-parse", "HEAD"),
+        "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def collect(threads: int) -> Provenance:

@@ -1,10 +1,15 @@
-"""Batches a second of each back-end and of three usual ways to read data, side by side.
+"""Batches a second of each back-end and of four usual ways to read data, side by side.
 
-    python -m tests.perf.bench_loader [--steps 250000] [--rounds 7]
+    python tests/perf/bench_loader.py [--steps 250000] [--rounds 7] [--record]
 
 All variants run in turn inside one process, in rounds; the table shows the median of process CPU
 time, so that a busy machine moves all of them alike. Data are random, three agents, 18 observations
-and 2 actions each; the population has 1,000 agents with one integer observation.
+and 2 actions each; the population has 1,000 agents with one integer observation. "h5py, a group per
+episode" is the layout of common dataset libraries, here uncompressed: observations with one row
+more than steps, actions and rewards in a group for each episode; writing and loading all of it is
+timed too, once, since it takes long.
+
+`--record` writes leaderboard/perf/loader.json with the machine and its load.
 """
 
 from __future__ import annotations
@@ -20,9 +25,12 @@ import numpy as np
 import torch
 
 import datasets
+from benchmark import files, provenance
 from benchmark.task import Group, TaskSpec
-from datasets.open import open_hdf5
+from datasets.open import h5py, open_hdf5
 from datasets.writer import Writer
+
+RECORD = Path(__file__).parents[2] / "leaderboard" / "perf" / "loader.json"
 
 TEAM = TaskSpec("toy/team-v1", (Group("agents", 3, 18, 2),), horizon=25)
 CROWD = TaskSpec(
@@ -82,8 +90,65 @@ def usual(path: Path, batch: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(variants: dict[str, Callable[[], object]], rounds: int, seconds: float) -> None:
-    """Print batches a second of each variant, and the ratio to the first."""
+def write_groups(path: Path, data: datasets.Dataset) -> Path:
+    """The same data with a group per episode."""
+    finals = data.arrays["final/agents/obs"]
+    with h5py.File(path, "w") as file:
+        for e in range(data.n_episodes):
+            rows = slice(int(data.starts[e]), int(data.starts[e + 1]))
+            group = file.create_group(f"episode_{e}")
+            group.create_dataset("obs", data=np.concatenate([data.obs[rows], finals[e : e + 1]]))
+            group.create_dataset("act", data=data.act[rows])
+            group.create_dataset("rew", data=data.rew[rows])
+    return path
+
+
+def grouped(path: Path, data: datasets.Dataset, batch: int) -> Callable[[], object]:
+    """Transitions of `batch` from a group per episode, whose handles are kept open."""
+    rng, file, lengths = np.random.default_rng(0), h5py.File(path, "r"), data.index.lengths
+    groups = [file[f"episode_{e}"] for e in range(data.n_episodes)]
+    arrays = [tuple(group[name] for name in ("obs", "act", "rew")) for group in groups]
+
+    def h5py_groups() -> object:
+        picked = []
+        for e in rng.integers(len(arrays), size=batch):
+            t = int(rng.integers(lengths[e]))
+            obs, act, rew = arrays[e]
+            picked.append((obs[t : t + 2], act[t], rew[t]))
+        return [torch.from_numpy(np.stack(part)) for part in zip(*picked, strict=True)]
+
+    return h5py_groups
+
+
+def whole_files(folder: Path, flat: Path) -> dict[str, float]:
+    """CPU seconds of writing and of reading everything, flat and with a group per episode."""
+    seconds = {}
+    begun = time.process_time()
+    rewritten = write(folder / "again.hdf5", TEAM, datasets.load_file(flat).n_steps)
+    seconds["flat, made and written"] = time.process_time() - begun
+    begun = time.process_time()
+    data = datasets.load_file(rewritten, "ram")
+    data.transitions([np.random.default_rng(0)], 1)
+    seconds["flat, opened, hashed and read"] = time.process_time() - begun
+    begun = time.process_time()
+    groups = write_groups(folder / "groups.hdf5", data)
+    seconds["a group per episode, written"] = time.process_time() - begun
+    begun = time.process_time()
+    with h5py.File(groups, "r") as file:
+        for e in range(data.n_episodes):
+            group = file[f"episode_{e}"]
+            for name in ("obs", "act", "rew"):
+                group[name][()]
+    seconds["a group per episode, read"] = time.process_time() - begun
+    for name, value in seconds.items():
+        print(f"  {name:32s} {value:8.2f} s for {data.n_steps:,} steps")
+    return seconds
+
+
+def measure(
+    variants: dict[str, Callable[[], object]], rounds: int, seconds: float
+) -> dict[str, float]:
+    """Print and return batches a second of each variant; printed too is the ratio to the first."""
     counts = {}
     for name, variant in variants.items():
         variant()
@@ -100,6 +165,7 @@ def measure(variants: dict[str, Callable[[], object]], rounds: int, seconds: flo
     base = np.median(rates[next(iter(rates))])
     for name, rate in rates.items():
         print(f"  {name:28s} {np.median(rate):10,.0f} /s   {np.median(rate) / base:8.1f} x")
+    return {name: round(float(np.median(rate)), 1) for name, rate in rates.items()}
 
 
 def main() -> None:
@@ -107,11 +173,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=250_000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="CPU seconds a variant")
+    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    machine, rates = provenance.machine(), {}
     with tempfile.TemporaryDirectory() as folder:
         team = write(Path(folder) / "team.hdf5", TEAM, options.steps)
         crowd = write(Path(folder) / "crowd.hdf5", CROWD, 5_000)
+        print("whole files, CPU seconds")
+        files_seconds = whole_files(Path(folder), team)
         backends = ("ram", "mmap", "shuffle")
         for path, agents in ((team, None), (crowd, 64)):
             loaded = {backend: datasets.load_file(path, backend) for backend in backends}
@@ -121,14 +191,30 @@ def main() -> None:
                 transitions: dict[str, Callable[[], object]] = {}
                 if agents is None and n_seeds == 1:
                     transitions |= usual(path, 256)
+                    name = "h5py, a group per episode"
+                    transitions[name] = grouped(path.with_name("groups.hdf5"), loaded["ram"], 256)
                 windows: dict[str, Callable[[], object]] = {}
                 for backend, data in loaded.items():
                     transitions[backend] = partial(data.transitions, rngs, 256, agents=agents)
                     windows[backend] = partial(data.windows, rngs, 32, 24, agents=agents)
                 print(f"{shown}: transitions, batch 256")
-                measure(transitions, options.rounds, options.seconds)
+                rates[f"{shown}: transitions, batch 256"] = measure(
+                    transitions, options.rounds, options.seconds
+                )
                 print(f"{shown}: windows of 24, batch 32")
-                measure(windows, options.rounds, options.seconds)
+                rates[f"{shown}: windows of 24, batch 32"] = measure(
+                    windows, options.rounds, options.seconds
+                )
+    if options.record:
+        record = {
+            "machine": machine,
+            "load_after": provenance.machine()["load_1_5_15_min"],
+            "settings": vars(options),
+            "whole_files_cpu_seconds": files_seconds,
+            "batches_per_cpu_second": rates,
+        }
+        files.write_json(RECORD, record)
+        print(f"wrote {RECORD}")
 
 
 if __name__ == "__main__":
