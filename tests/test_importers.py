@@ -54,6 +54,7 @@ def test_omar_spread_is_the_forks_task_and_never_that_of_mpe2(tmp_path: Path) ->
 def test_a_folder_of_several_seeds_gives_one_policy_each(tmp_path: Path) -> None:
     foreign.omar(tmp_path, seed=3, lengths=(25,))
     foreign.omar(tmp_path, seed=10)
+    assert load("madiff", tmp_path / "simple_spread/medium/seed_3_data").n_episodes == 1
     for format in ("omar", "madiff"):
         data = load(format, tmp_path / "simple_spread" / "medium")
         assert data.policy.tolist() == [0, 1, 1, 1]

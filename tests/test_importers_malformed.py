@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UserError
+from datasets.importers import d4rl, import_dataset, npy
+from datasets.importers.source import Options
 from tests import foreign
 from tests.importing import refused
 
@@ -133,6 +135,18 @@ def test_omar_folders_must_name_the_environment(tmp_path: Path) -> None:
     refused("omar", tmp_path / "nothing", "not a folder")
 
 
+def test_seeds_of_a_tier_must_be_of_one_program(tmp_path: Path) -> None:
+    foreign.omar(tmp_path, seed=0)
+    foreign.omar(tmp_path, seed=1, width=14)
+    refused("omar", tmp_path / "simple_spread" / "medium", r"seed_1_data: agent 0 .*\(14, 2\)")
+
+
+def test_only_tag_and_world_have_a_prey(tmp_path: Path) -> None:
+    folder, _ = foreign.omar(tmp_path)
+    with pytest.raises(UserError, match="simple_spread, which has no prey"):
+        import_dataset("omar", folder, Options(prey=tmp_path / "x"))
+
+
 MADIFF: dict[str, tuple[Change, str]] = {
     "lengths": (replace("path_lengths.npy", lambda x: x - 1), "path_lengths.npy adds up to 69"),
     "no length": (replace("path_lengths.npy", lambda x: x * [1, 0, 1]), "path_lengths.npy adds up"),
@@ -168,11 +182,6 @@ def mutants(content: bytes, count: int) -> list[bytes]:
 
 def test_damaged_files_raise_nothing_but_user_errors(tmp_path: Path) -> None:
     """Headers are hit often: the files are small."""
-    import warnings
-
-    from datasets.importers import d4rl, npy
-    from datasets.importers.source import Options
-
     np.save(tmp_path / "a.npy", np.zeros((3, 2), "f4"))
     foreign.d4rl(tmp_path / "a-b.hdf5")
     refusals = 0
@@ -183,9 +192,7 @@ def test_damaged_files_raise_nothing_but_user_errors(tmp_path: Path) -> None:
         for content in mutants((tmp_path / name).read_bytes(), count):
             (tmp_path / name).write_bytes(content)
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    read(tmp_path / name)
+                read(tmp_path / name)
             except UserError:
                 refusals += 1
     assert refusals > 200

@@ -16,14 +16,7 @@ from pathlib import Path
 from benchmark.errors import unknown_name
 from datasets.importers.source import Options
 
-FORMATS = {
-    "d4rl": "D4RL: one HDF5 file",
-    "madiff": "MADiff: a folder of npy files, of all agents together or per agent",
-    "minari": "Minari: a dataset folder, agents as keys of Dict spaces",
-    "omar": "OMAR: a folder of npy files per agent",
-    "omiga": "OMIGA: one HDF5 file of a MAMuJoCo task",
-    "vault": "OG-MARL: the folder of one flashbax vault",
-}
+FORMATS = ("d4rl", "madiff", "minari", "omar", "omiga", "vault")  # the modules that have `read`
 
 
 def import_dataset(format: str, path: Path | str, options: Options | None = None) -> Path:

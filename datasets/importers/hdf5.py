@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmark.errors import UserError
 from benchmark.task import Array
+from datasets.importers.npy import single
 from datasets.open import damaged, h5py, open_unread
 
 MAX_ARRAY = 16 << 30  # bytes of one array
@@ -69,7 +70,7 @@ class Foreign:
                     f"{self.path}: /{name} has the shape {dataset.shape}, expected {expected} axes."
                 )
             array = np.asarray(dataset[()])
-        return array.astype(np.float32) if array.dtype.kind == "f" else array
+        return single(array)
 
     def number(self, group: str, attribute: str) -> int | None:
         """An integer attribute of a group; None where there is none or it is something else."""

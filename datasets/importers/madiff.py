@@ -34,7 +34,8 @@ def read(path: Path, options: Options) -> Source:
     """A folder of either kind."""
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; expected <env>/<scenario>/<tier> of npy files.")
-    if not (path / "path_lengths.npy").exists() and any(path.glob("seed_*_data")):
+    per_agent = any(path.glob("seed_*_data")) or (path / "obs_0.npy").exists()
+    if per_agent and not (path / "obs.npy").exists():
         return omar.read(path, options)
     names = {
         "obs": (3,),

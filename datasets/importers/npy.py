@@ -56,7 +56,13 @@ def read(path: Path, ndim: Sequence[int] | None = None) -> Array:
             raise UserError(f"{path} has the shape {shape}, expected {expected} axes.")
         flat = np.fromfile(handle, dtype)
     array = flat.reshape(shape, order="F" if fortran else "C")
-    return array.astype(np.float32) if dtype.kind == "f" else array
+    return single(array)
+
+
+def single(array: Array) -> Array:
+    """Floating-point numbers as float32; one that is too large becomes infinite, and is found."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
 def _header(handle: BinaryIO, path: Path) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:

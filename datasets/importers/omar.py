@@ -23,7 +23,6 @@ Lost: the simulator's states (HalfCheetah), the prey, and digits beyond float32.
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,63 +55,71 @@ ENVS = {
     "simple_world": Env(3, 25, "agent_0", ()),
     "HalfCheetah-v2": Env(2, 1000, "mean", None, dones=True),
 }
+SEED = re.compile(r"seed_(\d+)_data")
 FIELDS = ("obs", "acs", "rews", "next_obs", "dones")
 
 
 def read(path: Path, options: Options) -> Source:
     """One seed's folder, or all of a tier."""
-    if not path.is_dir():
-        raise UserError(f"{path} is not a folder; expected <env>/<tier>/seed_<k>_data.")
-    whole = path.resolve()
-    one = re.fullmatch(r"seed_(\d+)_data", whole.name)
-    tier = whole.parent if one else whole
-    name = tier.parent.name
-    if name not in ENVS:
-        raise unknown_name("environment of OMAR's data", name, ENVS, f"({path})")
-    folders = (
-        [path]
-        if one
-        else sorted(
-            (p for p in path.iterdir() if re.fullmatch(r"seed_\d+_data", p.name)),
-            key=lambda p: int(p.name.split("_")[1]),
-        )
-    )
-    if not folders:
-        raise UserError(f"{path} holds no folder seed_<k>_data, expected at least one.")
+    name, tier, folders = _folders(path)
     env = ENVS[name]
     horizon = options.horizon or env.horizon
     notes: list[str] = []
     files: list[Path] = []
     parts = [_seed(folder, env, horizon, notes, files) for folder in folders]
-    if name in ("simple_tag", "simple_world"):
-        notes.append("the prey's files were left out" if _has_prey(folders) else "no prey's files")
-        if options.prey is not None:
-            _check_prey(options.prey)
-            files.append(options.prey)
-            notes.append(f"the frozen prey is {options.prey.name}; it is not used")
+    for folder, part in zip(folders, parts, strict=True):
+        for i in range(env.n_agents):
+            found, wanted = part.widths(i), parts[0].widths(i)
+            if found != wanted:
+                raise UserError(
+                    f"{folder}: agent {i} has observations and actions of the widths {found},"
+                    f" {wanted} in {folders[0].name}."
+                )
+    if not env.tasks and not env.dones:
+        _note_prey(options.prey, folders, env, notes, files)
     elif options.prey is not None:
-        raise UserError(f"option --prey: {name} has no prey.")
+        raise UserError(f"option --prey: {path} is of {name}, which has no prey.")
     if env.dones:
         notes.append("the simulator's states were left out")
-    early = any(((p.lengths < horizon) & ~p.terminated).any() for p in parts)
+    agents = range(env.n_agents)
+    lengths = np.concatenate([part.lengths for part in parts])
+    terminated = np.concatenate([part.terminated for part in parts])
     return Source(
         where=path,
         name=name,
-        tier=f"{tier.name}-seed{one[1]}" if one else tier.name,
-        obs=[np.concatenate([p.obs[i] for p in parts]) for i in range(env.n_agents)],
-        act=[np.concatenate([p.act[i] for p in parts]) for i in range(env.n_agents)],
-        rew=np.concatenate([p.rew for p in parts]),
-        lengths=np.concatenate([p.lengths for p in parts]),
-        terminated=np.concatenate([p.terminated for p in parts]),
-        final=[np.concatenate([p.final[i] for p in parts]) for i in range(env.n_agents)],
+        tier=tier,
+        obs=[np.concatenate([part.obs[i] for part in parts]) for i in agents],
+        act=[np.concatenate([part.act[i] for part in parts]) for i in agents],
+        rew=np.concatenate([part.rew for part in parts]),
+        lengths=lengths,
+        terminated=terminated,
+        final=[np.concatenate([part.final[i] for part in parts]) for i in agents],
         horizon=horizon,
         files=files,
-        policy=np.repeat(np.arange(len(parts)), [len(p.lengths) for p in parts]),
+        policy=np.repeat(np.arange(len(parts)), [len(part.lengths) for part in parts]),
         team_return=env.team_return,
         tasks=env.tasks,
         notes=notes,
-        allow=("horizon",) if early else (),
+        allow=("horizon",) if ((lengths < horizon) & ~terminated).any() else (),
     )
+
+
+def _folders(path: Path) -> tuple[str, str, list[Path]]:
+    """Environment, tier and the seeds' folders; names are those of the folders above."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; expected <env>/<tier>/seed_<k>_data.")
+    whole = path.resolve()
+    one = SEED.fullmatch(whole.name)
+    tier = whole.parent if one else whole
+    name = tier.parent.name
+    if name not in ENVS:
+        raise unknown_name("environment of OMAR's data", name, ENVS, f"({path})")
+    if one:
+        return name, f"{tier.name}-seed{one[1]}", [path]
+    seeds = {int(match[1]): p for p in path.iterdir() if (match := SEED.fullmatch(p.name))}
+    if not seeds:
+        raise UserError(f"{path} holds no folder seed_<k>_data, expected at least one.")
+    return name, tier.name, [seeds[k] for k in sorted(seeds)]
 
 
 @dataclass
@@ -125,6 +132,9 @@ class Part:
     final: list[Array]  # [E, D] per agent
     lengths: Array  # [E]
     terminated: Array  # [E]
+
+    def widths(self, i: int) -> tuple[int, int]:
+        return self.obs[i].shape[1], self.act[i].shape[1]
 
 
 def _seed(folder: Path, env: Env, horizon: int, notes: list[str], files: list[Path]) -> Part:
@@ -236,8 +246,16 @@ def _chains(linked: Array, n_rows: int) -> Array:
     return lengths_of(ends, n_rows)[0]
 
 
-def _has_prey(folders: list[Path]) -> bool:
-    return any((folder / "obs_3.npy").exists() for folder in folders)
+def _note_prey(
+    prey: Path | None, folders: list[Path], env: Env, notes: list[str], files: list[Path]
+) -> None:
+    if any((folder / f"obs_{env.n_agents}.npy").exists() for folder in folders):
+        notes.append("the prey's files were left out")
+    notes.append("the fork's program and its frozen prey are not part of this suite")
+    if prey is not None:
+        _check_prey(prey)
+        files.append(prey)
+        notes.append(f"the frozen prey is {prey.name}; it is not used")
 
 
 def _check_prey(path: Path) -> None:
@@ -252,7 +270,7 @@ def _check_prey(path: Path) -> None:
         handle.seek(0)
         try:
             value = torch.load(handle, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        except Exception as error:  # a damaged file can raise anything
             raise UserError(
                 f"option --prey: {path} is not a torch file of plain tensors"
                 f" ({type(error).__name__})."

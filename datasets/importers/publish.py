@@ -117,6 +117,8 @@ def _misfit(spec: TaskSpec, source: Source) -> str:
     for name in ("n_actions", "n_obs"):
         if getattr(spec, name) != getattr(source, name):
             return f"{name} is {getattr(source, name)}, the task's {getattr(spec, name)}"
+    if spec.outcomes or spec.can_die:
+        return "the source does not say who lived and what an episode came to"
     longest = int(source.lengths.max())
     if longest > spec.horizon:
         return f"an episode has {longest} steps, the task at most {spec.horizon}"

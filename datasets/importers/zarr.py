@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmark.errors import UserError
 from benchmark.task import Array
+from datasets.importers.npy import single
 
 DTYPES = {"<f4", "<f8", "<i2", "<i4", "<i8", "|b1", "|i1", "|u1"}
 COMPRESSORS = ("gzip", "zlib", "blosc")
@@ -128,7 +129,7 @@ class Store:
             )
         if np.prod(shape[2:], dtype=np.float64) * n_rows > MAX_LEAF:
             raise UserError(f"{self.path}: {name} declares {n_rows} rows of {shape[2:]}.")
-        return self._read(name, (slice(0, 1), slice(0, n_rows)))[0]
+        return single(self._read(name, (slice(0, 1), slice(0, n_rows)))[0])
 
     def _read(self, name: str, region: tuple[slice, ...]) -> Array:
         stored, metadata = self.metadata(name)
