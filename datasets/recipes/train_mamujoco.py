@@ -28,7 +28,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ant-2x4": {"env_steps": 1_500_000} | FEWER_SAMPLES,
     "ant-4x2": {"env_steps": 1_500_000} | FEWER_SAMPLES,
     "walker2d-2x3": {"env_steps": 2_500_000} | FEWER_SAMPLES,
-    "swimmer-2x1": {"env_steps": 1_500_000},
+    # Its gait pays off late: a discount of 0.99 keeps it still
+    "swimmer-2x1": {"env_steps": 1_500_000, "gamma": 0.9999, "lam": 0.98},
 }
 
 
