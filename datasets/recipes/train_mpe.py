@@ -53,14 +53,20 @@ class Setting:
     seen: int  # leading columns of each observation that the value gets
     expert: float | None = None  # return to stop at: the expert is the checkpoint nearest to it
     approach: float = 0  # what the learner is paid for each unit that a predator comes nearer
+    level: float = (
+        0  # reward that the replay's learner takes for 0: it runs away after positive ones
+    )
+    replay_updates: int = 1  # gradient steps per lockstep step of the replay's learner
 
 
 SETTINGS = {
     "mpe/spread-v1": Setting(1_500, unit=10, seen=14),  # what follows are silent messages
-    "mpe/tag-flee-v1": Setting(800, unit=10, seen=16, approach=10),
+    "mpe/tag-flee-v1": Setting(800, unit=10, seen=16, approach=10, replay_updates=2),
     "mpe/world-flee-v1": Setting(600, unit=10, seen=28, approach=5),
     # The published return of the expert behind OMAR's data
-    "mpe-omar/spread-v1": Setting(1_500, unit=100, seen=14, expert=516.8),
+    "mpe-omar/spread-v1": Setting(
+        1_500, unit=100, seen=14, expert=516.8, level=12, replay_updates=4
+    ),
 }
 
 

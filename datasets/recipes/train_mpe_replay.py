@@ -44,6 +44,10 @@ from datasets.recipes.train_mpe import (
     write_curve,
 )
 
+UNIT = (
+    10.0  # return that 1 of MAPPO's value stands for where this learner takes rewards as they are
+)
+
 
 @dataclass(frozen=True)
 class Matd3:
@@ -54,7 +58,7 @@ class Matd3:
     n_envs: int = 20
     episodes: int = 4_000
     snapshots: int = 40
-    updates_per_step: int = 1  # gradient steps per lockstep step of all environments
+    updates_per_step: int | None = None  # gradient steps per lockstep step of all environments
     actor_width: int = 64
     critic_width: int = 128
     batch_size: int = 256
@@ -151,11 +155,12 @@ class Matd3Learner:
             following, reward = advance(self.env, self.setting, act)
             at = slice(self.stored, self.stored + e)
             self.obs[at], self.act[at] = torch.from_numpy(now), torch.from_numpy(act)
+            reward = (reward - self.setting.level) * (UNIT / self.setting.unit)
             self.rew[at] = torch.from_numpy(reward.astype(np.float32))
             self.next_obs[at] = torch.from_numpy(following)
             now = following
             self.stored += e
-            for _ in range(self.config.updates_per_step):
+            for _ in range(self.config.updates_per_step or self.setting.replay_updates):
                 self.update()
         self.round += 1
 
