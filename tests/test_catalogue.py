@@ -220,6 +220,7 @@ def test_the_table_has_a_row_for_every_dataset(
     reference = registry.task("probe/mne-v1").reference()
     assert reference is not None
     assert float(row["score"]) == pytest.approx(reference.score("return", mean), abs=0.06)
+    assert all("," not in cell for row in table.values() for cell in row.values())
     assert (row["licence"], row["superseded by"], row["here"]) == ("CC-BY-4.0", "", "yes")
     assert (table[IDS[0]]["episodes"], table[IDS[0]]["here"]) == ("", "no")
 

@@ -62,7 +62,8 @@ def catalogue(options: Datasets) -> int:
     rows = [_row(dataset) for dataset in ids]
     if options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerows([COLUMNS, *rows])
+        plain = [[cell.replace(",", "") for cell in row] for row in rows]  # 10,000 -> 10000
+        writer.writerows([COLUMNS, *plain])
         return 0
     shown = [i for i, name in enumerate(COLUMNS) if any(row[i] for row in rows) or name == "here"]
     table = [[COLUMNS[i] for i in shown], *([row[i] or "-" for i in shown] for row in rows)]
