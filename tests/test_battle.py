@@ -269,9 +269,9 @@ def test_the_right_team_sees_the_mirror_image() -> None:
 
 
 def test_equal_policies_draw_on_average() -> None:
-    _, found = play("battle/skirmish-n64-rush-v1", fighter("rush"), list(range(200)))
+    _, found = play("battle/skirmish-n64-rush-v1", fighter("rush"), list(range(100)))
     margin = found[-1][1].outcome["margin"]
-    assert abs(margin.mean()) < 4 * margin.std() / np.sqrt(200)
+    assert abs(margin.mean()) < 4 * margin.std() / np.sqrt(100)
 
 
 # ------------------------------------------------------------------------------------- policies

@@ -29,8 +29,10 @@ def roll(
     length, margin, win = (np.zeros(len(seeds)) for _ in range(3))
     terminated = np.zeros(len(seeds), bool)
     final = obs.copy()
+    p = np.zeros((len(seeds), spec.n_agents, spec.n_actions or 0), np.float32)  # [E, N, A]
     while running.any():
-        p = np.stack([behaviour(o) for behaviour, o in zip(played, obs, strict=True)])  # [E, N, 6]
+        for e in np.flatnonzero(running).tolist():
+            p[e] = played[e](obs[e])
         act = pick(p, uniform(streams, spec.n_agents))
         logp = np.log(np.take_along_axis(p, act[..., None], -1)[..., 0])
         step = env.step(act)

@@ -47,7 +47,10 @@ HORIZONS = {16: 200, 40: 400, 160: 400}  # steps by map size
 OBS_DIM, N_ACTIONS = 32, 21
 RADIUS = 6  # of the view
 OBSTACLE, OWN, OWN_HP, ENEMY, ENEMY_HP = range(5)  # channels of the view
-FREE = [k for k in range(len(MOVES)) if k != STAY]
+VIEW = np.array([(x, y) for y in range(-RADIUS, RADIUS + 1) for x in range(-RADIUS, RADIUS + 1)])
+VIEW_DISTANCE = (VIEW**2).sum(1)
+GOALS = (np.delete(MOVES, STAY, axis=0) + RADIUS) @ (1, 2 * RADIUS + 1)  # rows of VIEW
+TARGETS = (ATTACKS + RADIUS) @ (1, 2 * RADIUS + 1)
 
 
 def army(map_size: int) -> int:
@@ -84,21 +87,17 @@ def features(view: Array, position: Array, enemies: Array, size: int, facts: Arr
     obs[:, 0:2] = 2 * position / (size - 1) - 1
     obs[:, 2] = view[:, RADIUS, RADIUS, OWN_HP]
     obs[:, 3:6] = over, own_share, enemy_share
-    offset = np.arange(-RADIUS, RADIUS + 1)
-    y, x = (axis.ravel() for axis in np.meshgrid(offset, offset, indexing="ij"))  # [169]
-    seen = view[..., ENEMY].reshape(len(view), -1) > 0  # [n, 169]
-    nearest = np.where(seen, x**2 + y**2, 1_000).argmin(1)
-    some = seen.any(1)
-    obs[:, 6], obs[:, 7] = x[nearest] * some / RADIUS, y[nearest] * some / RADIUS
+    flat = view.reshape(len(view), -1, view.shape[-1])  # [n, 169, 5]
+    seen = flat[..., ENEMY] > 0  # [n, 169]
+    nearest = np.where(seen, VIEW_DISTANCE, 1_000).argmin(1)
+    obs[:, 6:8] = VIEW[nearest] * seen.any(1, keepdims=True) / RADIUS
     obs[:, 8] = seen.sum(1) / n_agents
-    obs[:, 9] = (view[..., OWN] > 0).sum((1, 2)) / n_agents
+    obs[:, 9] = (flat[..., OWN] > 0).sum(1) / n_agents
     if len(enemies):
         obs[:, 10:12] = (enemies.mean(0) - position) / size
-    dx, dy = MOVES[FREE].T + RADIUS
-    taken = view[:, dy, dx][..., [OBSTACLE, OWN, ENEMY]].any(-1)  # [n, 12]
-    obs[:, 12:24] = ~taken
-    dx, dy = ATTACKS.T + RADIUS
-    obs[:, 24:32] = view[:, dy, dx, ENEMY_HP]
+    goal = flat[:, GOALS]  # [n, 12, 5]
+    obs[:, 12:24] = goal[..., OBSTACLE] + goal[..., OWN] + goal[..., ENEMY] == 0
+    obs[:, 24:32] = flat[:, TARGETS, ENEMY_HP]
     return obs
 
 

@@ -24,6 +24,7 @@ def _disc(radius: float) -> Array:
 
 
 MOVES = _disc(2)  # [13, 2], of the actions 0 .. 12
+OTHERS = np.delete(np.arange(13), STAY)  # the moves but STAY
 ATTACKS = np.delete(_disc(1.5), 4, axis=0)  # [8, 2], of the actions 13 .. 20
 
 
@@ -47,8 +48,8 @@ class Rush(Fighter):
         near, far = obs[..., 6:8], obs[..., 10:12]
         goal = np.where(near.any(-1, keepdims=True), near * 6, far * 1_000)  # [..., 2]
         gap = ((goal[..., None, :] - MOVES) ** 2).sum(-1)  # [..., 13]
-        blocked = np.insert(obs[..., 12:24] == 0, STAY, False, axis=-1)
-        move = np.where(blocked, np.inf, gap).argmin(-1)
+        gap[..., OTHERS] += np.where(obs[..., 12:24] == 0, np.inf, 0)
+        move = gap.argmin(-1)
         there = obs[..., 24:32]
         worth = (2 - there) * (there > 0) if self.weakest else there > 0
         return np.where(there.any(-1), len(MOVES) + worth.argmax(-1), move)
