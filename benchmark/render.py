@@ -107,12 +107,20 @@ def sheet(stills: Sequence[Array]) -> Array:
 
 
 def games() -> list[str]:
-    """One task of each game: members of a family that differ in size look the same."""
-    first: dict[str, str] = {}
+    """One task of each game, that of most agents: members of a family look the same."""
+    largest: dict[str, str] = {}
     for name in registry.task_ids():
-        first.setdefault(re.sub(r"-[nb]\d+(?=-)", "", name), name)
+        game = re.sub(r"-[nb]\d+(?=-)", "", name)
+        if game not in largest or _size(name) > _size(largest[game]):
+            largest[game] = name
     order = {kind: k for k, kind in enumerate(KINDS)}
-    return sorted(first.values(), key=lambda name: order.get(name.split("/")[0], len(order)))
+    return sorted(largest.values(), key=lambda name: order.get(name.split("/")[0], len(order)))
+
+
+def _size(task_id: str) -> int:
+    """N of a task's name; 0 where it names none."""
+    found = re.search(r"-n(\d+)-", task_id)
+    return int(found[1]) if found else 0
 
 
 def policies(task: Task) -> tuple[str, ...]:
