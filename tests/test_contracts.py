@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,12 @@ def test_a_made_dataset_keeps_the_contract_of_datasets(data_root: Path) -> None:
     results = check_dataset(datasets.load(TINY))
     assert all(result.ok for result in results), [r.line() for r in results if not r.ok]
     assert datasets.rankable(datasets.load(TINY))
+
+
+def test_looking_a_task_up_loads_no_environment_library() -> None:
+    code = (
+        "import sys; from benchmark import registry; assert len(registry.task_ids()) > 20;"
+        "print({'pettingzoo', 'torch', 'mpe2', 'mujoco', 'magent2', 'matplotlib'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
