@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,12 @@ from benchmark.errors import UserError
 from benchmark.evaluate import rollout
 from benchmark.reference import UniformPolicy
 from benchmark.task import Array
-from datasets.recipes import mpe, omar_spread, spread
-from datasets.recipes import tag as tag_recipe
-from datasets.recipes import world as world_recipe
+from datasets.recipes import mpe as recipe
 from datasets.recipes.train_mpe import Mappo, MappoLearner, folder
 from tests.test_spread import Collected
 
 TAG, WORLD = "mpe/tag-flee-v1", "mpe/world-flee-v1"
 OMAR = "mpe-omar/spread-v1"
-RECIPES: dict[str, ModuleType] = {TAG: tag_recipe, WORLD: world_recipe, OMAR: omar_spread}
 HORIZON = 25
 PUBLISHED_RANDOM = 159.8  # OMAR (arXiv:2111.11188), spread
 GOLDEN = {TAG: 37.34375, WORLD: 14.118547, OMAR: 627.888424}  # mean of seeds 10,000 to 10,063
@@ -250,15 +246,15 @@ def test_expert_of_omars_spread_is_near_the_published_one() -> None:
     assert float(expert["return"]) == pytest.approx(516.8, abs=10)
 
 
-@pytest.mark.parametrize("tier", spread.TIERS)
+@pytest.mark.parametrize("tier", recipe.TIERS)
 @pytest.mark.parametrize("task_id", [TAG, WORLD, OMAR])
 def test_collected_episodes_are_those_of_the_task(
     monkeypatch: pytest.MonkeyPatch, task_id: str, tier: str
 ) -> None:
-    monkeypatch.setitem(mpe.SIZES, tier, 40)
+    monkeypatch.setitem(recipe.SIZES, tier, 40)
     task, data = registry.task(task_id), Collected()
     done: list[int] = []
-    RECIPES[task_id].collect(task, tier, data, done.append)
+    recipe.collect(task, tier, data, done.append)
     assert done[-1] == 40
     obs, act, rew = data.all("obs"), data.all("act"), data.all("rew")
     assert act.shape == (40, HORIZON, 3, task.spec.act_dim)
@@ -275,9 +271,9 @@ def test_collected_episodes_are_those_of_the_task(
 
 
 def test_no_two_tasks_or_tiers_share_a_recipe_seed() -> None:
-    recipes = (spread, *RECIPES.values())
-    seeds = [recipe.ROLLS.seeds(tier, 1_000) for recipe in recipes for tier in recipe.TIERS]
-    assert len(np.unique(np.concatenate(seeds))) == 20_000
+    tasks = [registry.task(task_id) for task_id in recipe.SEEDS]
+    seeds = [recipe.seeds(task, tier, 1_000) for task in tasks for tier in recipe.TIERS]
+    assert len(np.unique(np.concatenate(seeds))) == len(seeds) * 1_000 == 20_000
 
 
 # --------------------------------------------------------------------------------------- trainer

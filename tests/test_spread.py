@@ -16,8 +16,7 @@ from benchmark.errors import UserError
 from benchmark.evaluate import rollout
 from benchmark.protocol import EVALUATION_SEEDS, RECIPE_SEEDS
 from benchmark.reference import UniformPolicy
-from datasets.recipes import mpe
-from datasets.recipes import spread as recipe
+from datasets.recipes import mpe as recipe
 from datasets.recipes.train_mpe import Mappo, MappoLearner
 from datasets.recipes.train_mpe_replay import Matd3, Matd3Learner
 
@@ -191,8 +190,8 @@ class Collected:
 
 
 def collect(monkeypatch: pytest.MonkeyPatch, tier: str, chunk: int = 1_000) -> Collected:
-    monkeypatch.setitem(mpe.SIZES, tier, 80)
-    monkeypatch.setattr(mpe, "CHUNK", chunk)
+    monkeypatch.setitem(recipe.SIZES, tier, 80)
+    monkeypatch.setattr(recipe, "CHUNK", chunk)
     collected = Collected()
     done: list[int] = []
     recipe.collect(TASK, tier, collected, done.append)
@@ -243,11 +242,12 @@ def test_replay_is_rolled_from_every_snapshot_in_equal_shares(
 
 
 def test_recipe_seeds_are_distinct_and_far_from_every_evaluation() -> None:
-    rolls = recipe.ROLLS
-    seeds = np.concatenate([rolls.seeds(tier, rolls.size(TASK, tier)) for tier in recipe.TIERS])
+    sizes = recipe.SIZES
+    seeds = np.concatenate([recipe.seeds(TASK, tier, sizes[tier]) for tier in recipe.TIERS])
     assert len(np.unique(seeds)) == len(seeds) == 44_000
     assert seeds.min() >= 2**40 > EVALUATION_SEEDS.stop > RECIPE_SEEDS.stop
-    assert rolls.seeds("medium", 5).tolist() == rolls.seeds("medium", 10_000)[:5].tolist()
+    few, many = (recipe.seeds(TASK, "medium", count).tolist() for count in (5, 10_000))
+    assert few == many[:5]
 
 
 @pytest.mark.parametrize("name", ["mappo", "matd3"])
