@@ -84,7 +84,10 @@ def column_sha256(arrays: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def measure(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Counts, team returns, and for finite games what part of the game the data cover."""
+    """Counts, team returns, and for finite games what part of the game the data cover.
+
+    Raises UserError where states, actions or lengths are none of the game's.
+    """
     start = arrays["index/start"][()]
     n_episodes, lengths = len(start) - 1, np.diff(start)
     team = team_returns(spec, arrays)
@@ -106,6 +109,11 @@ def measure(spec: TaskSpec, arrays: Mapping[str, Any]) -> dict[str, dict[str, An
     for name in spec.outcomes:
         statistics[f"{name}_mean"] = float(arrays[f"index/{name}"][()].mean())
     if spec.finite:
+        if lengths.max() > spec.horizon:
+            raise UserError(
+                f"/index/start: an episode has {lengths.max()} steps, the task {spec.id} has at"
+                f" most {spec.horizon}; `python -m benchmark lint` says where."
+            )
         joint = joint_distributions(spec, arrays)  # [S, O, A]
         step = np.arange(start[-1]) - np.repeat(start[:-1], lengths)
         statistics |= coverage(joint, step) | mean_behaviour(spec, joint, step)
@@ -153,7 +161,14 @@ def joint_distributions(spec: TaskSpec, arrays: Mapping[str, Any]) -> Array:
     for group in spec.groups:
         obs, act = arrays[f"steps/{group.name}/obs"], arrays[f"steps/{group.name}/act"]
         for rows in slabs(act):
-            cell = obs[rows][..., 0].astype(np.int64) * n_actions + act[rows]
+            states, actions = obs[rows][..., 0].astype(np.int64), act[rows]
+            for name, values, count in (("obs", states, n_obs), ("act", actions, n_actions)):
+                if values.min() < 0 or values.max() >= count:
+                    raise UserError(
+                        f"/steps/{group.name}/{name} holds {values.min()} to {values.max()},"
+                        f" expected 0 to {count - 1}; `python -m benchmark lint` says where."
+                    )
+            cell = states * n_actions + actions
             cell += np.arange(len(cell))[:, None] * cells
             counts = np.bincount(cell.ravel(), minlength=len(cell) * cells)
             joint[rows] += counts.reshape(-1, cells)
@@ -211,6 +226,17 @@ def _spread(values: Array, step: Array) -> float:
     np.add.at(mean, step, values)
     mean /= np.bincount(step)[:, None]
     return float(np.abs(values - mean[step]).sum(1).mean())
+
+
+def difference(
+    card: Mapping[str, Any], recipe_sha256: str, spec: TaskSpec, arrays: Mapping[str, Any]
+) -> str:
+    """`mismatch` of a file's arrays; data that cannot be measured are those of no card."""
+    try:
+        found = measure(spec, arrays)
+    except UserError as error:
+        return str(error).rstrip(".")
+    return mismatch(card, recipe_sha256, found)
 
 
 def mismatch(card: Mapping[str, Any], recipe_sha256: str, found: Mapping[str, Any]) -> str:

@@ -182,7 +182,7 @@ def _verify(path: FilePath, meta: Meta, arrays: Mapping[str, Any], card: Mapping
             f" {meta.content_sha256 or 'none'}; make or copy it again."
         )
     if card and content not in card["content_sha256"]:
-        why = cardfile.mismatch(card, meta.recipe_sha256, cardfile.measure(meta.spec, arrays))
+        why = cardfile.difference(card, meta.recipe_sha256, meta.spec, arrays)
         if why:
             raise UserError(
                 f"{path} is not the dataset of its card: its values have the hash {content}, the"

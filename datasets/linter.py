@@ -71,7 +71,7 @@ def _card(data: Dataset, card: dict[str, Any]) -> Iterator[str]:
                 f" /{home[0]} column {home[1]}; put them back, or raise the dataset's version."
             )
             return
-    why = cardfile.mismatch(card, data.recipe_sha256, cardfile.measure(data.spec, data.arrays))
+    why = cardfile.difference(card, data.recipe_sha256, data.spec, data.arrays)
     if why:
         what = "the values are"
         if changed:

@@ -16,9 +16,10 @@ import datasets
 from benchmark.checks.dataset import CHECKS, check_dataset
 from benchmark.checks.fixtures import POPULATION
 from benchmark.errors import UserError
-from datasets.cardfile import measure, mismatch
+from datasets.cardfile import make_card, measure, mismatch, write_card
+from datasets.open import h5py, open_dataset, stored
 from datasets.writer import Writer
-from tests.dataset_files import edit, episodes, write
+from tests.dataset_files import edit, episodes, rehash, write
 
 REW = "steps/agents/rew"
 
@@ -65,6 +66,28 @@ def test_a_card_of_other_data_is_an_error_that_names_both_hashes(tmp_path: Path)
         datasets.load_file(tmp_path / "a.hdf5", card=card)
     card["content_sha256"] = [data.content_sha256]
     assert datasets.load_file(tmp_path / "a.hdf5", card=card).card == card
+
+
+@pytest.mark.parametrize("name", ["obs", "act", "start"])
+def test_data_that_cannot_be_measured_are_refused_by_a_card_and_named_by_the_linter(
+    name: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.hdf5", POPULATION)
+    file, meta = open_dataset(path)
+    with file:
+        write_card(path.with_suffix(".toml"), make_card(meta, stored(file)))
+
+    def change(file: h5py.File) -> None:
+        if name == "start":
+            file["index/start"][1] += 1
+        else:
+            file[f"steps/agent/{name}"][3] = 7
+
+    edit(path, change)
+    rehash(path)
+    with pytest.raises(UserError, match=f"not the dataset of its card.*/{name}"):
+        datasets.load_file(path)
+    assert any(f"/{name} at (" in finding for finding in datasets.lint(path))
 
 
 def test_data_of_a_recipe_match_within_three_standard_errors() -> None:

@@ -17,7 +17,6 @@ from benchmark import registry
 from benchmark.task import Group
 from datasets import cardfile, recipe
 from datasets.open import h5py, open_dataset, stored
-from datasets.recipes import mpe
 from datasets.writer import Writer
 from tests.dataset_files import edit, rehash, set_meta, write
 from tests.linter_faults import CROWD, FAULTS, SPECS, clean
@@ -164,14 +163,11 @@ def test_the_suites_own_datasets_have_no_findings(
     is not committed cannot be made.
     """
     module = found.module()
-    monkeypatch.setattr(mpe, "SIZES", {})
-    monkeypatch.setattr(mpe, "SIZE", 40)
     tasks = [registry.task(name) for name in registry.task_ids()]
     tasks = [task for task in tasks if _collects(found, task.spec.id)]
     task = min(tasks, key=lambda task: task.spec.n_agents * task.spec.horizon)
-    if module is not mpe and module.size.__module__ == module.__name__:
-        episodes = 10 if task.spec.horizon < 500 else 2
-        monkeypatch.setattr(module, "size", lambda task, tier: episodes)
+    episodes = 10 if task.spec.horizon < 500 else 2
+    monkeypatch.setattr(module, "size", lambda task, tier: episodes)
     made = 0
     for tier in found.tiers:
         if recipe.Plan("own/data/tiny-v1", found, task, tier).missing_files():

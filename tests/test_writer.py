@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +15,7 @@ import datasets
 from benchmark.checks.dataset import check_dataset
 from benchmark.checks.fixtures import CHOICE, POPULATION, TEAM
 from benchmark.errors import UserError
+from benchmark.files import TEMPORARY
 from benchmark.task import Group, TaskSpec
 from datasets.open import open_dataset, stored
 from datasets.writer import Writer
@@ -120,32 +120,64 @@ def test_the_writer_wants_logp_with_all_chunks_or_none_and_bounds_its_memory(
     write(tmp_path / "a.hdf5", n_steps=23, n_episodes=7)
 
 
-def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path: Path) -> None:
-    code = """
-import sys
+KILLED = """
+import os, random, signal, sys, time
 sys.path.insert(0, sys.argv[2])
 import numpy as np
 from benchmark.task import Group, TaskSpec
+from datasets.open import open_dataset
 from datasets.writer import Writer
+
 spec = TaskSpec(id="toy/pair-v1", groups=(Group("agents", 2, obs_dim=3, act_dim=2),), horizon=5)
-zeros = np.zeros((50, 5, 2, 3))
+zeros = np.zeros((500, 5, 2, 3))
 none = zeros[:, 0, 0, 0]
-with Writer(sys.argv[1], spec, id="a/b/c-v1", n_steps=10**7, n_episodes=10**6) as writer:
-    while True:
-        writer.append(obs=zeros, act=zeros[..., :2], rew=zeros[..., 0], final_obs=zeros[:, 0],
-                      terminated=none, seeds=none, policy=none)
-        print("x", flush=True)
+
+def write():
+    with Writer(sys.argv[1], spec, id="a/b/c-v1", n_steps=50_000, n_episodes=10_000) as writer:
+        for _ in range(20):
+            writer.append(obs=zeros, act=zeros[..., :2], rew=zeros[..., 0], final_obs=zeros[:, 0],
+                          terminated=none, seeds=none, policy=none)
+
+begun = time.perf_counter()
+write()
+whole = time.perf_counter() - begun
+os.unlink(sys.argv[1])
+random.seed(0)
+counts = {"absent": 0, "complete": 0}
+for _ in range(int(sys.argv[3])):
+    child = os.fork()
+    if child == 0:
+        write()
+        os._exit(0)
+    time.sleep(random.uniform(0, 1.2 * whole))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    if os.path.exists(sys.argv[1]):
+        open_dataset(sys.argv[1])[0].close()
+        os.unlink(sys.argv[1])
+        counts["complete"] += 1
+    else:
+        counts["absent"] += 1
+print(counts["absent"], counts["complete"])
 """
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_killed_writer_leaves_nothing_or_everything_under_the_name(
+    kills: int, tmp_path: Path
+) -> None:
     path = tmp_path / "a.hdf5"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(path), str(ROOT)], stdout=subprocess.PIPE
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path), str(ROOT), str(kills)],
+        capture_output=True,
+        text=True,
     )
-    assert process.stdout is not None
-    assert process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not path.exists()
-    assert len(list(tmp_path.iterdir())) == 1  # the unfinished file, under a temporary name
+    assert done.returncode == 0, done.stderr
+    absent, complete = map(int, done.stdout.split())
+    assert absent + complete == kills
+    assert absent > 0
+    for left_over in tmp_path.iterdir():
+        assert left_over.name.startswith(TEMPORARY)
     write(path)
     assert datasets.load_file(path).n_episodes == 7
 
