@@ -100,7 +100,7 @@ def measure(plan: Plan, folder: Path, rounds: int) -> dict[str, Any]:
         "make_seconds_timed": round(float(timed[0]), 3),
         "episodes": full,
         "megabytes": round(megabytes * full / counts[-1], 1),
-        "make_seconds": round(float(scaled[0]), 2),
+        "make_seconds": round(float(scaled[0]), 3),
         "load_seconds": round(float(scaled[1]), 3),
         "load_again_seconds": round(float(scaled[2]), 3),
     }
