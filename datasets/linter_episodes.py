@@ -97,23 +97,29 @@ def _fingerprints(data: Dataset) -> Array:
     steps = rng.integers(2**64, size=int(data.index.lengths.max()), dtype=np.uint64)
     columns = rng.integers(2**64, size=(len(LOGGED), widest), dtype=np.uint64) | np.uint64(1)
     found = _mixed(data.index.lengths.astype(np.uint64))  # [E]
-    row_bytes = 8 * data.spec.n_agents * widest
-    block = max(1, SLAB_BYTES // (row_bytes * data.spec.horizon))
+    rows = max(1, SLAB_BYTES // (8 * data.spec.n_agents * widest))
+    block = max(1, rows // data.spec.horizon)  # episodes at a time, rows of them at a time
     for first in range(0, data.n_episodes, block):
         starts = data.starts[first : first + block + 1]
-        step = np.arange(starts[0], starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
+        episode = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        step = np.arange(starts[0], starts[-1]) - starts[episode]
         for g, group in enumerate(data.spec.groups):
-            agents = np.zeros((len(step), group.n_agents), np.uint64)  # [rows, n]
-            for name, weights in zip(LOGGED, columns, strict=True):
-                if (array := data.arrays.get(f"steps/{group.name}/{name}")) is not None:
-                    values = array[starts[0] : starts[-1]]
-                    bits = values if values.dtype == np.uint8 else values.view(np.uint32)
-                    bits = bits.reshape(len(step), group.n_agents, -1)
-                    agents += (bits * weights[: bits.shape[2]]).sum(-1, dtype=np.uint64)
-            agents = _mixed(agents) * (steps[step, None] | np.uint64(1))
-            agents = np.add.reduceat(agents, starts[:-1] - starts[0], axis=0)  # [E, n]
-            whole = _mixed(agents).sum(1, dtype=np.uint64)
-            found[first : first + block] += whole * (steps[0] + np.uint64(2 * g + 1))
+            whole = np.zeros((len(starts) - 1, group.n_agents), np.uint64)  # [E, n]
+            for begin in range(0, len(step), rows):
+                part = slice(begin, min(begin + rows, len(step)))
+                stored = slice(int(starts[0]) + part.start, int(starts[0]) + part.stop)
+                words = np.zeros((part.stop - part.start, group.n_agents), np.uint64)
+                for name, weights in zip(LOGGED, columns, strict=True):
+                    if (array := data.arrays.get(f"steps/{group.name}/{name}")) is not None:
+                        values = array[stored]
+                        bits = values if values.dtype == np.uint8 else values.view(np.uint32)
+                        bits = bits.reshape(*words.shape, -1)
+                        words += (bits * weights[: bits.shape[2]]).sum(-1, dtype=np.uint64)
+                words = _mixed(words) * (steps[step[part], None] | np.uint64(1))
+                firsts = np.flatnonzero(np.diff(episode[part], prepend=-1))
+                whole[episode[part][firsts]] += np.add.reduceat(words, firsts, axis=0)
+            agents = _mixed(whole).sum(1, dtype=np.uint64)
+            found[first : first + block] += agents * (steps[0] + np.uint64(2 * g + 1))
     return found
 
 

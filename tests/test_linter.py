@@ -98,6 +98,20 @@ def test_swapped_columns_are_named_where_a_card_tells(
     assert f"card: /{obs} column 1" in found
 
 
+@pytest.mark.parametrize("name", SPECS)
+def test_copies_are_found_whatever_part_of_a_file_is_read_at_a_time(
+    name: str, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copyfile(files[name], tmp_path / "a.hdf5"))
+    with h5py.File(path, "a") as file:
+        expected = FAULTS["copied episode"](file, SPECS[name], np.random.default_rng(0))
+    rehash(path)
+    for size in (1, 5_000, 1 << 20):
+        monkeypatch.setattr("datasets.linter_episodes.SLAB_BYTES", size)
+        assert datasets.lint(files[name]) == []
+        assert any(str(expected) in finding for finding in datasets.lint(path))
+
+
 def test_one_step_episodes_may_be_drawn_twice_with_different_seeds(tmp_path: Path) -> None:
     spec = replace(CROWD, groups=(Group("agents", 2, obs_dim=1),), horizon=1, exchangeable=False)
     with Writer(tmp_path / "a.hdf5", spec, id="toy/any/medium-v1") as writer:
