@@ -20,7 +20,8 @@ from benchmark.evaluate import rollout
 from benchmark.reference import UniformPolicy
 from benchmark.task import Array
 from datasets.recipes import mpe as recipe
-from datasets.recipes.train_mpe import Mappo, MappoLearner, folder
+from datasets.recipes.mpe_learning import folder
+from datasets.recipes.train_mpe import Mappo, MappoLearner
 from tests.test_spread import Collected
 
 TAG, WORLD = "mpe/tag-flee-v1", "mpe/world-flee-v1"

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from benchmark import checkpoint, files, registry
 from benchmark.envs.actor import Actor
 from benchmark.protocol import RECIPE_SEEDS
-from datasets.recipes.train_mpe import (
+from datasets.recipes.mpe_learning import (
     advance,
     folder,
     mlp,
