@@ -105,7 +105,7 @@ def _build(match: re.Match[str]) -> Task:
     return MaMujoco(match["name"])
 
 
-RANKED = ("halfcheetah-2x3", "hopper-3x1")  # an expert and a reference are committed
+RANKED = ("halfcheetah-2x3", "hopper-3x1", "swimmer-2x1")  # an expert and a reference are committed
 
 FAMILY = Family(
     pattern=rf"mamujoco/(?P<name>{'|'.join(PARTITIONS)})-v1",
