@@ -119,6 +119,13 @@ class Algorithm(ABC):
         stacks_seeds, a leading K.
         """
 
+    def explore(self, obs: Array, alive: Array | None, mask: Array | None, t: Array) -> Array:
+        """Tracks online and o2o: actions that gather data, shaped as those of `act`; t [E] is the
+        step of each running episode. Its noise comes from generators in the state, and `begin`
+        and `act` in between leave it alone.
+        """
+        raise NotImplementedError("an algorithm of the online tracks must explore")
+
     def policy_table(self) -> Array:
         """Finite games: pi[h, o, a] (leading K with stacks_seeds), the very policy whose return is
         reported.
@@ -209,6 +216,14 @@ class PerSeed(Algorithm):
             own_alive = None if alive is None else alive[k]
             own_mask = None if mask is None else mask[k]
             return member.act(obs[k], own_alive, own_mask, t, deterministic)
+
+        return np.stack(self._each(one))
+
+    def explore(self, obs: Array, alive: Array | None, mask: Array | None, t: Array) -> Array:
+        def one(k: int, member: Algorithm) -> Array:
+            own_alive = None if alive is None else alive[k]
+            own_mask = None if mask is None else mask[k]
+            return member.explore(obs[k], own_alive, own_mask, t[k])
 
         return np.stack(self._each(one))
 

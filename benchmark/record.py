@@ -93,6 +93,7 @@ class Record:
     schema: int = SCHEMA
     notes: dict[str, str] = field(default_factory=dict)
     outcomes: dict[str, list[float]] = field(default_factory=dict)  # [episode] each, of battles
+    env_steps: int = 0  # of this seed's training; on the online tracks
 
     @property
     def failed(self) -> bool:
@@ -186,6 +187,8 @@ def to_json(record: Record) -> str:
     values = asdict(record)
     if not record.outcomes:
         del values["outcomes"]  # only battles have them
+    if not record.env_steps:
+        del values["env_steps"]  # only the online tracks have them
     return json.dumps(values, indent=1, allow_nan=False) + "\n"
 
 

@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark import files, provenance, record
+from benchmark import files, online, provenance, record
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Dataset
 from benchmark.errors import UserError
 from benchmark.evaluate import Evaluation, rollout_group
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
 from benchmark.record import Cost, Record
-from benchmark.task import Array, Task, TaskSpec
+from benchmark.task import Task, TaskSpec
 from benchmark.tracking import Sink
-from benchmark.train import Progress, Run, Trainer, blame
+from benchmark.train import Progress, Run, Surviving, Trainer, blame
 
 COLUMNS = ("parameters", "sampler_steps")  # costs of an algorithm that have a column of their own
 THREADS = 1  # per process: bits depend on the count, and small networks gain nothing from a second
@@ -61,6 +61,12 @@ def plan(
             f"{row} requires a task that is {', '.join(sorted(missing))}; {task.spec.id} is"
             f" {', '.join(sorted(task.spec.properties()))}."
         )
+    if data is not None and variant.track == "online":
+        raise UserError(
+            f"{row} is on the online track and takes no dataset, found {data.id}; give a task."
+        )
+    if data is None and variant.track == "o2o":
+        raise UserError(f"{row} starts from a dataset, and none was given for {task.spec.id}.")
     if data is not None:
         check_data(task.spec, data)
     changes, default_steps = variant.resolve(task.spec.id, protocol.name)
@@ -164,7 +170,9 @@ def execute(
         finished = find_records(run, [records])
         if finished:
             return finished
-        trainer = Trainer(run, sinks, checkpoint_seconds, progress)
+        # Only here does a run meet a simulator before its evaluation, and only on these tracks.
+        kind = online.OnlineTrainer if run.variant.track in online.TRACKS else Trainer
+        trainer = kind(run, sinks, checkpoint_seconds, progress)
         digest = trainer.fit()
         written = _evaluate(run, trainer, digest, progress)
         for item in written:
@@ -197,29 +205,6 @@ def only_process(folder: Path, patience: float = 10.0) -> Iterator[None]:
         yield
 
 
-class _Surviving:
-    """A group at evaluation: seeds that failed act with zeros, so that the others go on."""
-
-    def __init__(self, group: Algorithm, seeds: Sequence[int], failed: dict[str, str]) -> None:
-        self.group, self.seeds, self.failed = group, seeds, failed
-
-    def begin(self, n_envs: int, seed: int) -> None:
-        self.group.begin(n_envs, seed)
-
-    def act(
-        self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
-    ) -> Array:
-        act = np.asarray(self.group.act(obs, alive, mask, t, deterministic))
-        if np.issubdtype(act.dtype, np.floating) and act.shape[:1] == (len(self.seeds),):
-            for k, seed in enumerate(self.seeds):
-                if not np.isfinite(act[k]).all():
-                    self.failed.setdefault(str(seed), "its actions were not finite")
-                if str(seed) in self.failed:
-                    act = act.copy()
-                    act[k] = 0.0
-        return act
-
-
 def _exact(run: Run, group: Algorithm) -> list[dict[str, float]]:
     """Exact metrics of every seed, where the game is finite and has a policy table; else empty."""
     model = run.task.model()
@@ -249,7 +234,7 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
         evaluation = Evaluation(np.zeros((k, 0, spec.n_agents)), {}, 0.0, 0, 0.0)
     else:
         with blame(run.row, "act"):
-            policy = _Surviving(group, run.seeds, failed)
+            policy = Surviving(group, run.seeds, failed)
             evaluation = rollout_group(run.task, policy, k, seeds, progress=progress.evaluate)
     ends = np.cumsum([0] + [part.n_agents for part in spec.groups])
     team = spec.team(evaluation.returns)  # [K, E]
@@ -258,7 +243,7 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
     cost = group.cost()
     common = Cost(
         train_seconds=trainer.train_seconds / k,
-        update_ms=1e3 * trainer.train_seconds / max(run.steps, 1) / k,
+        update_ms=1e3 * (trainer.train_seconds - trainer.env_seconds) / max(run.steps, 1) / k,
         act_ms=evaluation.act_ms,
         evaluate_seconds=evaluation.seconds / k,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -298,6 +283,7 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
         provenance=provenance.collect(THREADS),
         checkpoint_sha256=digest,
         notes={},
+        env_steps=trainer.env_steps,
     )
     made = []
     for i, seed in enumerate(run.seeds):

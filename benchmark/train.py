@@ -22,7 +22,7 @@ from benchmark.batch import Batch, Dataset
 from benchmark.errors import UserError
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
 from benchmark.record import Tuning
-from benchmark.task import Task
+from benchmark.task import Array, Task
 from benchmark.tracking import Sink, Tracker
 
 LOG_POINTS = 100  # losses are read, and NaN is looked for, this often in a run
@@ -66,6 +66,11 @@ class Run:
         }
 
     @property
+    def source(self) -> str:
+        """The dataset's id, or the task's where there is no dataset."""
+        return self.data.id if self.data else self.task.spec.id
+
+    @property
     def where(self) -> Path:
         return self.folder / f"{self.row}-{self.key[:12]}"
 
@@ -97,6 +102,7 @@ class Trainer:
             self.group = build_group(run.cls, run.config, run.task.spec, run.seeds, run.device)
         self.rngs = [np.random.default_rng([seed, 0]) for seed in run.seeds]
         self.step, self.train_seconds, self.finished = 0, 0.0, False
+        self.env_seconds = 0.0  # of train_seconds, spent in playing; online tracks only
         self.curves: list[dict[str, list[float]]] = [{} for _ in run.seeds]
         self.failed: dict[str, str] = {}  # seed -> reason
 
@@ -124,15 +130,34 @@ class Trainer:
         self.curves, self.failed = state["curves"], state["failed"]
         rng.set_state(state["global"])
 
-    def fit(self) -> str:
-        """Train to the last step; returns the sha256 of the final checkpoint."""
-        run, group = self.run, self.group
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of each seed so far; 0 but on the online tracks."""
+        return 0
+
+    def _prepare(self) -> None:
+        run = self.run
         if run.data is not None:
             model = run.task.model() if run.variant.track in ("model", "oracle") else None
             # A generator of its own, so that a resume may prepare again without moving the sampler.
             rngs = [np.random.default_rng([seed, 1]) for seed in run.seeds]
             with blame(run.row, "prepare"):
-                group.prepare(run.data, run.steps, rngs, model)
+                self.group.prepare(run.data, run.steps, rngs, model)
+
+    def _batch(self) -> Any:
+        """The batch of the next update."""
+        assert self.run.data is not None
+        with blame(self.run.row, "sample"):
+            return self.group.sample(self.run.data, self.rngs)
+
+    def _every(self) -> int:
+        """Steps between two points of the curves."""
+        return max(1, self.run.steps // LOG_POINTS)
+
+    def fit(self) -> str:
+        """Train to the last step; returns the sha256 of the final checkpoint."""
+        run, group = self.run, self.group
+        self._prepare()
         path = checkpoint.latest(run.where)
         if path is not None:
             self.load(checkpoint.load(path))
@@ -152,17 +177,15 @@ class Trainer:
 
     def _loop(self) -> None:
         run, group = self.run, self.group
-        every = max(1, run.steps // LOG_POINTS)
+        every = self._every()
         begun = saved = time.perf_counter()
         # the first one early: a run killed often still gets on
         wait = min(5.0, self.checkpoint_seconds)
         with interrupts_kept() as interrupted:
             while self.step < run.steps:
-                assert run.data is not None
-                with blame(run.row, "sample"):
-                    batch = group.sample(run.data, self.rngs)
-                    if isinstance(batch, Batch):  # plain members get theirs one by one
-                        batch = batch.to(run.device)
+                batch = self._batch()
+                if isinstance(batch, Batch):  # plain members get theirs one by one
+                    batch = batch.to(run.device)
                 with blame(run.row, "update"):
                     losses = group.update(batch)
                 self.step += 1
@@ -206,6 +229,35 @@ class Trainer:
                 self.curves[i].setdefault(name, []).append(column[i])
         self.tracker.log(self.step, values)
         self.progress.train(self.step, {name: column[0] for name, column in values.items()})
+
+
+class Surviving:
+    """A group that plays: seeds that failed act with zeros, so that the others go on."""
+
+    def __init__(self, group: Algorithm, seeds: Sequence[int], failed: dict[str, str]) -> None:
+        self.group, self.seeds, self.failed = group, seeds, failed
+
+    def begin(self, n_envs: int, seed: int) -> None:
+        self.group.begin(n_envs, seed)
+
+    def act(
+        self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
+    ) -> Array:
+        return self._kept(self.group.act(obs, alive, mask, t, deterministic))
+
+    def explore(self, obs: Array, alive: Array | None, mask: Array | None, t: Array) -> Array:
+        return self._kept(self.group.explore(obs, alive, mask, t))
+
+    def _kept(self, act: Array) -> Array:
+        act = np.asarray(act)
+        if np.issubdtype(act.dtype, np.floating) and act.shape[:1] == (len(self.seeds),):
+            for k, seed in enumerate(self.seeds):
+                if not np.isfinite(act[k]).all():
+                    self.failed.setdefault(str(seed), "its actions were not finite")
+                if str(seed) in self.failed:
+                    act = act.copy()
+                    act[k] = 0.0
+        return act
 
 
 @contextlib.contextmanager

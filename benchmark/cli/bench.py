@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -26,24 +27,38 @@ if TYPE_CHECKING:
 RESULTS = ROOT / "leaderboard" / "results"
 POPULATION = "meanfield/squeeze-n1000/medium-v1"  # main dataset of mean-field methods
 TEAM = "mpe/spread/medium-v1"  # and of the others
+PLAYED = "mpe/spread-v1"  # main task of online methods
 FLOORS = ("random", "bc")
 
 
+def is_task(source: str) -> bool:
+    """Whether an id is a task's, namespace/name-vN, and not a dataset's, namespace/name/tier-vN."""
+    return bool(re.fullmatch(r"[^/]+/[^/]+-v\d+", source))
+
+
 def plan(
-    row: str, dataset: str, options: Bench | Train | Grid, config: Sequence[str] = ()
+    row: str, source: str, options: Bench | Train | Grid, config: Sequence[str] = ()
 ) -> list[Run]:
-    """The runs of a row on a dataset, which must have been made."""
+    """The runs of a row on a dataset, which must have been made; of an online row, on a task."""
     from benchmark import runner
 
     cls, _, variant = algorithms.registry(options.plugin).row(row)
-    data = datasets.load(dataset, backend=getattr(options, "backend", "auto"))
-    defaults, _ = variant.resolve(data.spec.id, options.protocol)
+    online = variant.track == "online"
+    if online and not is_task(source):
+        raise UserError(f"{row} is online and takes a task such as {PLAYED}, found {source!r}.")
+    if is_task(source) and not online:
+        raise UserError(f"{row} learns from a dataset such as {TEAM}, found the task {source!r}.")
+    data = None
+    if not online:
+        data = datasets.load(source, backend=getattr(options, "backend", "auto"))
+    task = registry.task(source) if data is None else task_of(data)
+    defaults, _ = variant.resolve(task.spec.id, options.protocol)
     overrides = parse_config(cls.Config, defaults, config, row) if config else {}
     return runner.plan(
         row,
         cls,
         variant,
-        task_of(data),
+        task,
         data,
         protocol(options.protocol),
         options.out / "checkpoints",
@@ -51,7 +66,7 @@ def plan(
         overrides=overrides,
         steps=getattr(options, "steps", None),
         device=getattr(options, "device", "cpu"),
-        rankable=datasets.rankable(data),
+        rankable=data is None or datasets.rankable(data),
     )
 
 
@@ -67,21 +82,23 @@ def task_of(data: Dataset) -> Task:
         ) from None
 
 
-def default_dataset(row: str, options: Bench) -> str:
+def default_source(row: str, options: Bench) -> str:
     """The dataset of a bench: --dataset, else the medium tier of --task, else the method's main
-    one.
+    one. Of an online row, the task.
     """
     if options.dataset and options.task:
         raise UserError("options --dataset and --task were both given, expected one of them.")
     if options.dataset:
         return options.dataset
+    cls, _, variant = algorithms.registry(options.plugin).row(row)
+    if variant.track == "online":
+        return options.task or PLAYED
     if options.task:
         name = registry.task(options.task).spec.id.rsplit("-v", 1)[0]
         ids = [known for known in datasets.catalogue() if known.startswith(f"{name}/medium-v")]
         if not ids:
             raise unknown_name("dataset", f"{name}/medium-v1", datasets.catalogue())
         return ids[-1]
-    cls, _, _ = algorithms.registry(options.plugin).row(row)
     return POPULATION if "exchangeable" in cls.requires else TEAM
 
 
@@ -144,11 +161,10 @@ def jobs_of(runs: Sequence[Run], options: Bench | Grid, config: Sequence[str]) -
         common += ["--track", *options.track]
     made = []
     for run in runs:
-        assert run.data is not None
         seeds = ["--seeds", *map(str, run.seeds)]
         device = ["--device", run.device]
         label = f"{run.row} [{','.join(map(str, run.seeds))}]"
-        arguments = ("train", run.row, run.data.id, *seeds, *device, *common, *config)
+        arguments = ("train", run.row, run.source, *seeds, *device, *common, *config)
         made.append(launch.Job(label, arguments))
     return made
 
@@ -160,9 +176,10 @@ def estimate(runs: Sequence[Run], workers: int) -> str:
     known = record.read_all([RESULTS])
     seconds, megabytes, missing = 0.0, 1.0, set()  # 1 MB: records, plot and page
     for run in runs:
-        assert run.data is not None
         like = [
-            r.cost for r in known if (r.algo, r.dataset) == (run.row, run.data.id) and not r.failed
+            r.cost
+            for r in known
+            if (r.algo, r.dataset or r.task) == (run.row, run.source) and not r.failed
         ]
         like = like or [r.cost for r in known if r.algo == run.row and not r.failed]
         if not like:
@@ -188,7 +205,7 @@ def duration(seconds: float) -> str:
 
 def make_data(ids: Sequence[str]) -> None:
     for dataset in ids:
-        if not datasets.path(dataset).exists():
+        if not is_task(dataset) and not datasets.path(dataset).exists():
             datasets.make_dataset(dataset)
 
 
@@ -197,11 +214,12 @@ def run(options: Bench) -> int:
     from benchmark import runner
 
     begun = time.perf_counter()
-    chosen = default_dataset(options.algo, options)
-    rows = [options.algo, *(floor for floor in FLOORS if floor != options.algo)]
+    chosen = default_source(options.algo, options)
+    floors = () if is_task(chosen) else FLOORS  # an online board knows random play as it is
+    rows = [options.algo, *(floor for floor in floors if floor != options.algo)]
     algorithms.registry(options.plugin).row(options.algo)  # a wrong name is told before any work
     print(f"{options.algo} on {chosen}, protocol {options.protocol}")
-    if not datasets.path(chosen).exists():
+    if not is_task(chosen) and not datasets.path(chosen).exists():
         print(f"data: {datasets.describe_cost(chosen)}")
     make_data([chosen])
     runs: dict[str, list[Run]] = {}

@@ -23,7 +23,7 @@ class Bench:
     dataset: str = ""
     """Dataset id, namespace/name/tier-vN; default: the algorithm's main one."""
     task: str = ""
-    """Task id; takes its medium dataset."""
+    """Task id: an online algorithm plays it, another takes its medium dataset."""
     seeds: tuple[int, ...] = ()
     """Training seeds; default: the protocol's."""
     protocol: ProtocolName = "quick"
@@ -48,7 +48,7 @@ class Train:
     algo: tyro.conf.Positional[str]
     """Name of an algorithm, or algorithm.variant."""
     dataset: tyro.conf.Positional[str]
-    """Dataset id, namespace/name/tier-vN."""
+    """Dataset id, namespace/name/tier-vN; of an online algorithm a task id, namespace/name-vN."""
     seeds: tuple[int, ...] = ()
     """Training seeds; default: the protocol's."""
     protocol: ProtocolName = "quick"
@@ -81,7 +81,7 @@ class Grid:
     algos: tuple[str, ...]
     """Rows: algorithm or algorithm.variant."""
     datasets: tuple[str, ...]
-    """Dataset ids."""
+    """Dataset ids; task ids for online algorithms."""
     seeds: tuple[int, ...] = ()
     """Training seeds; default: the protocol's."""
     protocol: ProtocolName = "quick"
