@@ -18,6 +18,7 @@ def test_every_game_is_measured_up_to_a_million_agents_and_battles_up_to_ten_tho
         assert any(name.startswith(family) and "-n1000000" in name for name in names)
     assert "meanfield/queue-n1000000-b125000-v1" in names  # an eighth acts, as in the example
     assert any(name.startswith("battle/skirmish-n10000-") for name in names)
+    assert any(name.startswith("battle/magent-map160-") for name in names)
 
 
 def test_a_task_is_timed_on_both_paths() -> None:

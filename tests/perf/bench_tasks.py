@@ -34,6 +34,7 @@ from benchmark.task import Array, Task, TaskSpec
 
 RECORD = Path(__file__).parents[2] / "leaderboard" / "perf" / "tasks.json"
 GAMES, BATTLES = (10_000, 1_000_000), (10_000,)  # further sizes N of populations
+MAPS = (40, 160)  # further sides of MAgent's field, which set its number of agents
 EPISODES, ROWS = 100, 1_000_000  # in lockstep at most: episodes, and agents x episodes
 DICTIONARIES = 10_000  # agents from which on the PettingZoo path is left out
 POOL = 3  # joint actions drawn beforehand
@@ -45,9 +46,9 @@ def names() -> list[str]:
     for name in registry.task_ids():
         sizes = GAMES if name.startswith("meanfield/") else BATTLES
         for n in sizes:
-            larger = re.sub(r"-n\d+(-b\d+)?", lambda m, n=n: _resized(m, n), name, count=1)
-            if larger not in found and _exists(larger):
-                found.append(larger)
+            found.append(re.sub(r"-n\d+(-b\d+)?", lambda m, n=n: _resized(m, n), name, count=1))
+        found += [re.sub(r"-map\d+", f"-map{side}", name) for side in MAPS]
+    found = [name for name in dict.fromkeys(found) if _exists(name)]
     return sorted(found, key=lambda name: (name.split("/")[0], re.sub(r"\d+", "", name), _n(name)))
 
 
