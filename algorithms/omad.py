@@ -263,6 +263,6 @@ class OMAD(Algorithm):
 
     def cost(self) -> dict[str, float]:
         return {
-            "parameters": parameters_per_seed(self.policy, self.critic),
+            "parameters": parameters_per_seed(self.policy, self.critic) - self.policy.padding,
             "sampler_steps": self.config.denoising_steps,
         }

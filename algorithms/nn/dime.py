@@ -63,15 +63,17 @@ class DiffusionPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.steps, self.prior = steps, prior
-        n_in = feature_width(spec) + spec.act_dim + 2 * FREQUENCIES
-        self.net = StackedMLP(
-            gens, (n_networks(spec),), (n_in, *hidden, spec.act_dim), activation=F.gelu
-        )
+        n_in, n_out = feature_width(spec) + spec.act_dim + 2 * FREQUENCIES, spec.act_dim
+        # Outputs and step sizes are padded to LINE: a seed's share then fills vector registers,
+        # also in the sums of the backward pass, and is the same in a group as alone.
+        spare = -n_out % LINE
+        sizes = (n_in, *hidden, n_out + spare)
+        self.net = StackedMLP(gens, (n_networks(spec),), sizes, activation=F.gelu)
+        self.padding = n_networks(spec) * (spare * (sizes[-2] + 1) + 2 * (LINE - 1))
         last = self.net.linears[-1]
         with torch.no_grad():
             for parameter in last.parameters():
                 parameter.mul_(LAST_LAYER)
-        # Padded to LINE, as biases are, so that a seed's share fills vector registers.
         shape = (len(gens), n_networks(spec), 1, LINE)
         self.scale = nn.Parameter(torch.full(shape, inverse_softplus(scale)))
         self.friction = nn.Parameter(torch.full(shape, inverse_softplus(1.0)))
@@ -88,7 +90,7 @@ class DiffusionPolicy(nn.Module):
         """f(o, x, k): [K, M, R, A]; `time` are the features of k, broadcast to the rows."""
         time = time.expand(*x.shape[:-1], -1)
         f: Tensor = self.net(torch.cat([features, x, time], -1))
-        return f * self.mask
+        return f[..., : x.shape[-1]] * self.mask
 
     def forward(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Actions [K, M, R, A], run and term [K, M, R].
