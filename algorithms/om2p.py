@@ -174,8 +174,9 @@ class OM2P(Algorithm):
         return u
 
     def _policy(self, features: Tensor, e: Tensor) -> Tensor:
+        e = e * self.action_mask
         made = meanflow.generate(self._velocity(features), e, self.config.n_steps)
-        return clip_through(made) * self.action_mask  # (3)
+        return clip_through(made)  # (3)
 
     def _gradients(
         self, rows: Rows, noise: Sequence[Tensor], r: Tensor, t: Tensor

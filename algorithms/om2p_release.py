@@ -183,7 +183,7 @@ class OM2PRelease(Algorithm):
         return u
 
     def _policy(self, features: Tensor, x0: Tensor) -> Tensor:
-        start = torch.zeros_like(x0[..., :1])
+        x0, start = x0 * self.action_mask, torch.zeros_like(x0[..., :1])
         return self._velocity(features)(x0, start, start + 1).clamp(-1, 1)  # (3)
 
     def _gradients(

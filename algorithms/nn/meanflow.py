@@ -12,6 +12,8 @@ Everything is elementwise over rows [..., A] and times [..., 1], for a stack of 
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -76,6 +78,8 @@ def time_derivative(
         with torch.no_grad():
             return (value - u(z - delta * v, r, t - delta)) / delta
     if how == "jvp":
+        if not torch.compiler.is_compiling():
+            _load_forward_mode()
         with torch.no_grad():
             return torch.func.jvp(lambda z, t: u(z, r, t), (z, t), (v, torch.ones_like(t)))[1]
     with torch.enable_grad():
@@ -85,6 +89,14 @@ def time_derivative(
             row_z, row_t = torch.autograd.grad(column.sum(), (z, t), retain_graph=True)
             parts.append((row_z * v).sum(-1) + row_t.squeeze(-1))
     return torch.stack(parts, -1).detach()
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    """torch's forward mode warns of its own use of torch.jit when it is first used."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import torch._decomp.decompositions_for_jvp  # noqa: F401
 
 
 def average_target(v: Tensor, r: Tensor, t: Tensor, derivative: Tensor) -> Tensor:
