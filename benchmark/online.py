@@ -3,8 +3,8 @@
 A seed's environment steps follow its gradient steps: before update g (from 0) it has played
 `warmup + g / utd` steps, of which the first `warmup` uniformly at random and the others by
 `Algorithm.explore`. `n_envs` episodes a seed run side by side, so that one network call serves all.
-Nothing is ever forgotten: the buffer holds every step of the run. On the track o2o half of each
-batch comes from a dataset and half from the run's own steps.
+The buffer holds the last `capacity` steps of each seed. On the track o2o half of each batch comes
+from a dataset and half from the run's own steps.
 
 At CURVE_POINTS marks, evenly spaced in environment steps, the policy is evaluated on CURVE_SEEDS,
 which no board uses; the returns stand in the record's curve beside the losses.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Schedule:
     n_envs: int
     warmup: int
     utd: float
+    capacity: int
 
     @classmethod
     def of(cls, run: Run) -> Schedule:
@@ -59,14 +61,15 @@ class Schedule:
         if lacking:
             raise UserError(
                 f"{run.row} is on the track {run.variant.track}, but its Config lacks {lacking[0]};"
-                " expected n_envs, warmup and utd."
+                " expected n_envs, warmup, utd and capacity."
             )
-        made = cls(run.config.n_envs, run.config.warmup, run.config.utd)
+        made = cls(**{f.name: getattr(run.config, f.name) for f in fields(cls)})
         least = 1 if run.data is None else 0
         for name, ok, wanted in (
             ("n_envs", made.n_envs >= 1, "1 or more episodes"),
             ("warmup", made.warmup >= least, f"{least} or more environment steps"),
             ("utd", made.utd > 0, "a number above 0"),
+            ("capacity", made.capacity >= made.n_envs, "n_envs or more environment steps"),
         ):
             if not ok:
                 raise UserError(f"--config.{name} is {getattr(made, name)}, expected {wanted}.")
@@ -88,7 +91,8 @@ class Buffer:
         lead, action = (seeds, capacity), (n,) if spec.discrete else (n, spec.act_dim)
         of_obs = torch.int64 if spec.n_obs is not None else torch.float32
         of_act = torch.int64 if spec.discrete else torch.float32
-        self.spec, self.data, self.size = spec, data, 0
+        self.spec, self.data, self.capacity = spec, data, capacity
+        self.added = 0  # steps of each seed so far; step i is in row i modulo the capacity
         self.arrays = {
             "obs": torch.empty(*lead, n, spec.obs_dim, dtype=of_obs),
             "act": torch.empty(*lead, *action, dtype=of_act),
@@ -124,25 +128,33 @@ class Buffer:
             raise UserError(f"an online run of {self.spec.id} has no dataset to prepare from.")
         return self.data
 
-    def add(self, rows: dict[str, Array]) -> None:
-        """Append transitions [K, E, ...] by field."""
-        first = self.size
-        self.size += rows["rew"].shape[1]
+    def add(self, rows: Mapping[str, Tensor]) -> None:
+        """Append transitions [K, E, ...] by field; the oldest go where there is no more room."""
+        first = self.added
+        self.added += rows["rew"].shape[1]
+        place = torch.arange(first, self.added) % self.capacity
         for name, array in self.arrays.items():
-            array[:, first : self.size] = torch.from_numpy(np.ascontiguousarray(rows[name]))
+            array[:, place] = rows[name].to(array.dtype)
+
+    def since(self, first: int) -> dict[str, Tensor]:
+        """The transitions from step `first` on that are still there, in their order."""
+        first = max(first, self.added - self.capacity)
+        place = torch.arange(first, self.added) % self.capacity
+        return {name: array[:, place] for name, array in self.arrays.items()}
 
     def transitions(self, rngs: Rngs, batch_size: int, *, agents: int | None = None) -> Batch:
         if agents is not None:
             raise UserError(f"agents = {agents}: an online run samples all agents of a team.")
         if self.data is None:
             return self._own(rngs, batch_size)
-        if not self.size:
+        if not self.added:
             return self.data.transitions(rngs, batch_size)
         old = self.data.transitions(rngs, batch_size - batch_size // 2)
         return _concatenate(old, self._own(rngs, batch_size // 2))
 
     def _own(self, rngs: Rngs, batch_size: int) -> Batch:
-        drawn = [torch.from_numpy(rng.integers(self.size, size=batch_size)) for rng in rngs]
+        held = min(self.added, self.capacity)
+        drawn = [torch.from_numpy(rng.integers(held, size=batch_size)) for rng in rngs]
 
         def pick(name: str) -> Tensor:
             array = self.arrays[name]
@@ -286,7 +298,8 @@ class OnlineTrainer(Trainer):
             raise UserError(f"{run.row} does not stack seeds, found the group {list(run.seeds)}.")
         self.schedule = Schedule.of(run)
         super().__init__(run, *args)
-        capacity = self.schedule.due(run.steps) + self.schedule.n_envs
+        wanted = self.schedule.due(run.steps) + self.schedule.n_envs  # no more than ever comes
+        capacity = min(self.schedule.capacity, wanted)
         self.buffer = Buffer(run.task.spec, len(run.seeds), capacity, run.data)
         self.episodes = Episodes(run.task, run.seeds, self.schedule.n_envs)
         self.uniform = [np.random.default_rng([seed, UNIFORM]) for seed in run.seeds]
@@ -297,7 +310,7 @@ class OnlineTrainer(Trainer):
     # -------------------------------------------------------------------------------- the buffer
     @property
     def env_steps(self) -> int:
-        return self.buffer.size
+        return self.buffer.added
 
     def _prepare(self) -> None:
         rngs = [np.random.default_rng([seed, 1]) for seed in self.run.seeds]
@@ -331,7 +344,7 @@ class OnlineTrainer(Trainer):
         tail = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.act_dim)
         act = check_actions(act, (*lead, *tail), spec)
         rows = now.step(act.reshape(-1, *tail))
-        self.buffer.add({name: fold(x) for name, x in rows.items()})
+        self.buffer.add({name: torch.from_numpy(fold(x)) for name, x in rows.items()})
 
     def _uniform(self, mask: Array | None) -> Array:
         """Uniform actions [K, E, N, ...]; 0 in dimensions that an agent lacks."""
@@ -368,11 +381,8 @@ class OnlineTrainer(Trainer):
         if self.finished:
             return base
         if self.env_steps > self.saved:  # before the checkpoint that counts on it
-            new = slice(self.saved, self.env_steps)
-            checkpoint.save(
-                self._file(self.files),
-                {name: array[:, new] for name, array in self.buffer.arrays.items()},
-            )
+            path, rows = self._file(self.files), self.buffer.since(self.saved)
+            checkpoint.save(path, {"last": self.env_steps, **rows})
             self.files, self.saved = self.files + 1, self.env_steps
         return base | {
             "files": self.files,
@@ -384,15 +394,14 @@ class OnlineTrainer(Trainer):
         super().load(state)
         self.env_seconds = state["env_seconds"]
         if self.finished:
-            self.buffer.size = state["env_steps"]
+            self.buffer.added = state["env_steps"]
             return
         self.files = state["files"]
         for number in range(self.files):
             rows = checkpoint.load(self._file(number))
-            first, self.buffer.size = self.buffer.size, self.buffer.size + rows["rew"].shape[1]
-            for name, array in self.buffer.arrays.items():
-                array[:, first : self.buffer.size] = rows[name]
-        self.saved = self.buffer.size
+            self.buffer.added = rows["last"] - rows["rew"].shape[1]
+            self.buffer.add(rows)
+        self.saved = self.buffer.added
         self.episodes.load(state["episodes"])
         for rng, saved in zip(self.uniform, state["uniform"], strict=True):
             rng.bit_generator.state = saved

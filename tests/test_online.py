@@ -62,6 +62,7 @@ class WalkerConfig:
     n_envs: int = 4
     warmup: int = 8
     utd: float = 0.5
+    capacity: int = 1_000
     batch_size: int = 16
 
 
@@ -220,7 +221,7 @@ def test_samples_are_rows_of_the_seeds_own_play(tmp_path: Path) -> None:
     assert batch.obs.shape == (2, 32, 1, 2, 2)
     assert batch.next_obs is not None
     for k in range(2):
-        own = buffer.arrays["obs"][k, : buffer.size].flatten(1)
+        own = buffer.arrays["obs"][k, : buffer.added].flatten(1)
         rows = batch.obs[k, :, 0].flatten(1)
         matches = (rows[:, None] == own).all(-1)  # [B, steps]
         assert matches.any(1).all()
@@ -228,6 +229,21 @@ def test_samples_are_rows_of_the_seeds_own_play(tmp_path: Path) -> None:
         for name in ("act", "rew", "next_obs", "terminated", "truncated"):
             found = getattr(batch, name)[k, :, 0]
             assert torch.equal(found, buffer.arrays[name][k][place])
+
+
+def test_full_buffer_forgets_the_oldest_steps(tmp_path: Path) -> None:
+    trainer = trainer_of(make_run(tmp_path, seeds=(0,), capacity=10))
+    everything = []
+    for _ in range(6):
+        trainer._play()
+        everything.append(trainer.buffer.since(trainer.env_steps - 4)["obs"])
+    last = torch.cat(everything, 1)[0, -10:]  # the last ten of 24 steps
+    assert torch.equal(trainer.buffer.since(0)["obs"][0], last)
+    batch = trainer.buffer.transitions([np.random.default_rng(0)], 64)
+    rows, held = batch.obs[0, :, 0].flatten(1), last.flatten(1)
+    matches = (rows[:, None] == held).all(-1)
+    assert matches.any(1).all()
+    assert matches.any(0).all()
 
 
 def test_o2o_takes_half_of_each_batch_from_the_dataset(tmp_path: Path) -> None:
@@ -266,11 +282,14 @@ def test_record_says_how_much_was_played(tmp_path: Path) -> None:
     assert "env_steps" not in record.to_json(offline).replace('"env_steps": [', "")
 
 
-@pytest.mark.parametrize("row", ["walker", "walker.o2o", "matd3"])
-def test_interrupted_run_goes_on_with_equal_bits(tmp_path: Path, row: str) -> None:
-    whole = make_run(tmp_path / "a", row=row)
+@pytest.mark.parametrize(
+    ("row", "overrides"),
+    [("walker", {}), ("walker", {"capacity": 10}), ("walker.o2o", {}), ("matd3", {})],
+)
+def test_interrupted_run_goes_on_with_equal_bits(tmp_path, row: str, overrides: Any) -> None:
+    whole = make_run(tmp_path / "a", row=row, **overrides)
     expected = runner.execute(whole, tmp_path / "ra")
-    broken = make_run(tmp_path / "b", row=row)
+    broken = make_run(tmp_path / "b", row=row, **overrides)
     for stop in (5, 6, 14):
         with pytest.raises(Interrupted, match="same command goes on"):
             runner.execute(broken, tmp_path / "rb", progress=StopAt(stop))
@@ -301,10 +320,8 @@ def test_resume_that_loses_a_part_is_noticed(tmp_path: Path, lost: str) -> None:
     if lost == "buffer":
         for array in stopped.buffer.arrays.values():
             array[:, :4] = 0
-        rows = {
-            name: array[:, : stopped.env_steps] for name, array in stopped.buffer.arrays.items()
-        }
-        checkpoint.save(stopped._file(0), rows)
+        rows = stopped.buffer.since(0)
+        checkpoint.save(stopped._file(0), {"last": stopped.env_steps, **rows})
     else:
         state[lost] = fresh[lost]
     checkpoint.save_step(broken.where, stopped.step, state)
@@ -414,6 +431,7 @@ def test_interrupt_in_play_waits_for_the_end_of_the_update(tmp_path: Path, monke
         ({"utd": 0.0}, "--config.utd is 0.0, expected a number above 0"),
         ({"n_envs": 0}, "--config.n_envs is 0, expected 1 or more episodes"),
         ({"warmup": 0}, "--config.warmup is 0, expected 1 or more environment steps"),
+        ({"capacity": 3}, "--config.capacity is 3, expected n_envs or more environment steps"),
     ],
 )
 def test_settings_of_play_out_of_range(tmp_path: Path, overrides: Any, words: str) -> None:
@@ -445,3 +463,20 @@ def test_populations_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="2 agents of toy/ending-v1 are a population"):
         runner.execute(make_run(tmp_path, Crowd()), tmp_path / "r")
+
+
+# ------------------------------------------------------------------------------- the command line
+def test_bench_of_an_online_algorithm_takes_a_task() -> None:
+    from benchmark.cli import bench
+    from benchmark.cli.options import Bench, Train
+
+    assert bench.default_source("omad", Bench("omad")) == "mpe/spread-v1"
+    assert bench.default_source("omad", Bench("omad", task="probe/bandit-v1")) == "probe/bandit-v1"
+    assert bench.default_source("omad.o2o", Bench("omad.o2o")) == "mpe/spread/medium-v1"
+    (run,) = bench.plan("omad", "probe/bandit-v1", Train("omad", "probe/bandit-v1"))
+    assert run.data is None
+    assert run.source == "probe/bandit-v1"
+    with pytest.raises(UserError, match="omad is online and takes a task such as mpe/spread-v1"):
+        bench.plan("omad", "mpe/spread/medium-v1", Train("omad", "mpe/spread/medium-v1"))
+    with pytest.raises(UserError, match="bc learns from a dataset such as mpe/spread/medium-v1"):
+        bench.plan("bc", "mpe/spread-v1", Train("bc", "mpe/spread-v1"))

@@ -27,6 +27,7 @@ class Playing:
     n_envs: int = 8  # episodes that a seed plays side by side
     warmup: int = 1_000  # environment steps of uniform play before the first update
     utd: float = 0.25  # gradient steps per environment step
+    capacity: int = 1_000_000  # environment steps that a seed's buffer holds
 
 
 class Team(NamedTuple):
