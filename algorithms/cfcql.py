@@ -79,12 +79,15 @@ class CFCQLConfig:
     cql_samples: int = 10  # uniform draws of (2), release
     policy_samples: int = 0  # draws of (2) around the current policy; release on MuJoCo: 10
     policy_noise: float = 0.2  # standard deviation of those, in units of the action box, release
+    logged: bool = True  # the logged action is one of the draws of (2); the releases: no
     cql_batch: int = 0  # transitions of the batch that the penalty is taken over, 0: all
     weights: Literal["uniform", "softmax"] = "uniform"  # lambda of (3)
     tau_lambda: float = 1.0  # sharpness of (3), release
     target_noise: float = 0.05  # standard deviation of the noise of (1), release
     policy_delay: int = 5  # critic updates per actor and target update, release
     action_l2: float = 1e-3  # weight of the square in (4), release
+    output_l2: float = 1e-2  # weight of the square of the output before tanh, see critics.py
+    entropy: float = 0.1  # discrete: weight of the entropy in units of scaled reward, see there
     compile: CompileMode = "auto"  # one graph per update: auto (long runs), on, off
 
 
@@ -176,8 +179,12 @@ class CFCQL(Algorithm):
         height = -math.log(self.config.policy_noise * math.sqrt(2 * math.pi))
         return height * actor.mask.sum(-1) - self.behaviour.log_prob(features, chosen)
 
-    def _soft_maxima(self, features: Tensor, act: Tensor, u: Tensor | None) -> Tensor:
-        """What replacing each agent's action gives in (2): [K, N, 2, R]."""
+    def _soft_maxima(
+        self, features: Tensor, act: Tensor, u: Tensor | None, logged: Tensor | None
+    ) -> Tensor:
+        """What replacing each agent's action gives in (2): [K, N, 2, R]; `logged` [K, 1, 2, R] are
+        the values of the logged actions, None: these are no candidates.
+        """
         team, config = self.team, self.config
         if u is None:
             return soft_maximum(team.critic.own(features, act, None), None)
@@ -188,7 +195,7 @@ class CFCQL(Algorithm):
             near, log_near = nearby_candidates(u, mean, config.policy_noise, team.actor.mask)
             candidates = torch.cat([candidates, near], 2)
             log_q = torch.cat([log_q, log_near], 2)
-        return soft_maximum(team.critic.own(features, act, candidates), log_q)
+        return soft_maximum(team.critic.own(features, act, candidates), log_q, logged)
 
     def _critic_gradients(
         self, rows: Rows, u: Tensor | None, noise: Tensor | None
@@ -199,7 +206,8 @@ class CFCQL(Algorithm):
         values = team.critic(features, act)  # [K, 1, 2, R]
         error = team.error(values, team.target(rows, noise), rows.alive)  # [K, 1]
         alive = None if rows.alive is None else rows.alive[:, :, :used]
-        highest = self._soft_maxima(features[:, :, :used], act[:, :, :used], u)
+        logged = values[..., :used] if self.config.logged else None
+        highest = self._soft_maxima(features[:, :, :used], act[:, :, :used], u, logged)
         if team.critic.joint:  # the mean over agents, by (3)
             share = self.lambdas(features[:, :, :used], alive)
             highest = (highest * share.unsqueeze(2)).sum(1, keepdim=True)
@@ -214,9 +222,9 @@ class CFCQL(Algorithm):
         """(4): loss [K] and the gradients of its sum."""
         team = self.team
         features, act = team.encoder(rows.obs, rows.step), team.actions(rows.act)
-        chosen, value = team.climb(features, act)
-        loss = self.config.action_l2 * team.small_actions(chosen, rows.alive)
-        loss = loss - mean_rows(value, rows.alive)  # [K, N]
+        output = team.actor.body(features)
+        loss = team.restraint(output) - team.value(features, act, team.actor.squash(output))
+        loss = mean_rows(loss, rows.alive)  # [K, N]
         gradients = torch.autograd.grad(loss.sum(), team.actor_optimiser.parameters)
         return loss.detach().mean(1), gradients
 

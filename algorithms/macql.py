@@ -72,10 +72,13 @@ class MACQLConfig:
     policy_samples: int = 0  # draws of (2) around the current policy; OMAR on MuJoCo: 10
     policy_noise: float = 0.2  # standard deviation of those, in units of the action box, OMAR
     density: Literal["log", "plain"] = "log"  # what is subtracted for those; plain: OMAR's release
+    logged: bool = True  # the logged action is one of the draws of (2); the releases: no
     cql_batch: int = 0  # transitions of the batch that the penalty is taken over, 0: all
     critic: Literal["local", "joint"] = "local"  # what a critic sees; joint: (4)
     policy_delay: int = 1  # critic updates per actor update
     action_l2: float = 1e-3  # weight of the square in (3), OMAR's code
+    output_l2: float = 1e-2  # weight of the square of the output before tanh, see critics.py
+    entropy: float = 0.1  # discrete: weight of the entropy in units of scaled reward, see there
     compile: CompileMode = "auto"  # one graph per update: auto (long runs), on, off
 
 
@@ -141,14 +144,19 @@ class MACQL(Algorithm):
         shape = (rows.obs.shape[1], samples, used, 1 if spec.discrete else spec.act_dim)
         return uniforms(self.team.noise, shape, self.device)
 
-    def _soft_maximum(self, features: Tensor, act: Tensor, u: Tensor) -> Tensor:
-        """The first part of (2): [K, M, 2, R], joint: [K, 1, 2, R]."""
+    def _soft_maximum(
+        self, features: Tensor, act: Tensor, u: Tensor, logged: Tensor | None
+    ) -> Tensor:
+        """The first part of (2): [K, M, 2, R], joint: [K, 1, 2, R]; `logged`, so shaped, are the
+        values of the logged actions, None: these are no candidates.
+        """
         critic, mask, config = self.team.critic, self.team.actor.mask, self.config
         if self.spec.discrete and not critic.joint:
             return soft_maximum(critic.own(features, act, None), None)
-        if self.spec.discrete:  # equal chances for all joint actions: (2) up to a constant
+        if self.spec.discrete:  # equal chances for all joint actions: their logarithm is a constant
             drawn = self.team.actions((u.squeeze(-1) * act.shape[-1]).long())
-            return critic.together(features, drawn).logsumexp(3)
+            equal = torch.zeros(1, 1, config.cql_samples, 1, device=self.device)
+            return soft_maximum(critic.together(features, drawn), equal, logged)
         candidates, log_q = uniform_candidates(u[:, :, : config.cql_samples], mask)
         log_q = log_q.expand(candidates.shape[:-1])
         if config.policy_samples:
@@ -159,8 +167,8 @@ class MACQL(Algorithm):
             log_q = torch.cat([log_q, log_near], 2)
         if critic.joint:
             together = critic.together(features, candidates)
-            return soft_maximum(together, log_q.sum(1, keepdim=True))  # (4)
-        return soft_maximum(critic.own(features, act, candidates), log_q)
+            return soft_maximum(together, log_q.sum(1, keepdim=True), logged)  # (4)
+        return soft_maximum(critic.own(features, act, candidates), log_q, logged)
 
     def _critic_gradients(
         self, rows: Rows, u: Tensor, used: int
@@ -173,7 +181,8 @@ class MACQL(Algorithm):
         error = team.error(values, target, rows.alive)  # [K, M]
         weights = team.weights(rows.alive)
         weights = None if weights is None else weights[:, :, :used]
-        highest = self._soft_maximum(features[:, :, :used], act[:, :, :used], u)
+        logged = values[..., :used] if self.config.logged else None
+        highest = self._soft_maximum(features[:, :, :used], act[:, :, :used], u, logged)
         penalty = mean_rows((highest - values[..., :used]).sum(2), weights)  # (2)
         loss = error + self.config.cql_alpha * penalty
         gradients = torch.autograd.grad(loss.sum(), team.critic_optimiser.parameters)
@@ -184,9 +193,9 @@ class MACQL(Algorithm):
         """(3): loss [K] and the gradients of its sum."""
         team = self.team
         features, act = team.encoder(rows.obs, rows.step), team.actions(rows.act)
-        chosen, value = team.climb(features, act)
-        loss = self.config.action_l2 * team.small_actions(chosen, rows.alive)
-        loss = loss - mean_rows(value, rows.alive)  # [K, M]
+        output = team.actor.body(features)
+        loss = team.restraint(output) - team.value(features, act, team.actor.squash(output))
+        loss = mean_rows(loss, rows.alive)  # [K, M]
         gradients = torch.autograd.grad(loss.sum(), team.actor_optimiser.parameters)
         return loss.detach().mean(1), gradients
 

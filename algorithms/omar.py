@@ -68,6 +68,7 @@ class OMARConfig:
     cql_alpha: float = 5.0  # weight of the penalty; release on MPE: 0.5 to 5 by data
     cql_samples: int = 10  # uniform draws of the penalty, release
     cql_batch: int = 0  # transitions of the batch that the penalty is taken over, 0: all
+    logged: bool = True  # the logged action is one of the draws, (8); the releases: no
     c: float = 1.0  # share of imitation in (3); release on spread: 1
     search_iterations: int = 3  # of (2), release on MPE
     search_samples: int = 10  # actions an iteration tries, release on MPE
@@ -76,6 +77,7 @@ class OMARConfig:
     elites: int = 0  # best actions that make the next iteration's law; 0: all, by softmax
     policy_delay: int = 1  # critic updates per actor update
     action_l2: float = 1e-3  # weight of the square in (3), release
+    output_l2: float = 0.0  # weight of the square of the output before tanh, see critics.py
     compile: CompileMode = "auto"  # one graph per update: auto (long runs), on, off
 
 
@@ -147,7 +149,8 @@ class OMAR(Algorithm):
         error = team.error(values, team.target(rows), rows.alive)  # [K, M]
         candidates, log_q = uniform_candidates(u, team.actor.mask)
         tried = team.critic.own(features[:, :, :used], rows.act[:, :, :used], candidates)
-        highest = soft_maximum(tried, log_q.expand(candidates.shape[:-1]))
+        logged = values[..., :used] if self.config.logged else None
+        highest = soft_maximum(tried, log_q.expand(candidates.shape[:-1]), logged)
         alive = None if rows.alive is None else rows.alive[:, :, :used]
         penalty = mean_rows((highest - values[..., :used]).sum(2), alive)
         loss = error + self.config.cql_alpha * penalty
@@ -174,15 +177,14 @@ class OMAR(Algorithm):
         """(3): losses [K] and the gradients of their sum."""
         team, c = self.team, self.config.c
         features = team.encoder(rows.obs, rows.step)
-        if c < 1:
-            chosen, value = team.climb(features, rows.act)
-            gain = mean_rows(value, rows.alive)  # [K, M]
-        else:
-            chosen, gain = team.actor(features), torch.zeros((), device=self.device)
+        output = team.actor.body(features)
+        chosen = team.actor.squash(output)
         best = self.best_action(features, rows.act, chosen, noise)
-        imitation = team.small_actions(chosen - best, rows.alive)
-        small = team.small_actions(chosen, rows.alive)
-        loss = c * imitation - (1 - c) * gain + self.config.action_l2 * small
+        imitation = mean_rows(team.square(chosen - best), rows.alive)
+        loss = c * imitation + mean_rows(team.restraint(output), rows.alive)
+        if c < 1:
+            value = team.value(features, rows.act, chosen)
+            loss = loss - (1 - c) * mean_rows(value, rows.alive)
         gradients = torch.autograd.grad(loss.sum(), team.actor_optimiser.parameters)
         losses = {"actor_loss": loss, "imitation_loss": imitation}
         return {name: x.detach().mean(1) for name, x in losses.items()}, gradients

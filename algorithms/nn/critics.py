@@ -8,6 +8,11 @@ critic is an agent's own, Q_i(o_i, a_i), or with `joint` one of the team, Q(o_1 
     (2) error    L_TD = sum_j E (Q_j(o, a) - y)^2
     (3) penalty  P = log 1/S sum_s exp(Q(o, a_s)) / q(a_s) - Q(o, a),  a_s ~ q; discrete: over all
     (4) slow     theta' <- (1 - tau) theta' + tau theta
+    (5) actors   lose c_a |pi|^2 + c_x |x|^2, x their output before tanh; discrete: -c_h H(pi)
+
+Without (5) an actor that follows the gradient of Q ends in a corner of the box, where tanh has no
+gradient (or on one action, where softmax has none), before the critic has taken its shape, and
+never leaves it. The releases have the first term alone, which cannot prevent that.
 """
 
 from __future__ import annotations
@@ -56,13 +61,15 @@ BOUNDS = {  # of the settings that these learners share; both ends are allowed
     "cql_batch": (0, 2**20),
     "policy_delay": (1, 2**20),
     "action_l2": (0.0, 1e6),
+    "output_l2": (0.0, 1e6),
+    "entropy": (0.0, 1e6),
 }
 
 
 def check_bounds(config: Any, bounds: Mapping[str, tuple[float, float]]) -> None:
     """Raise UserError for a setting outside its bounds."""
     for name, (low, high) in (BOUNDS | dict(bounds)).items():
-        value = getattr(config, name)
+        value = getattr(config, name, low)  # OMAR has no discrete actions, so no entropy
         if not low <= value <= high:  # NaN is outside too
             raise UserError(f"--config.{name} is {value}, expected {low:g} to {high:g}.")
 
@@ -190,13 +197,22 @@ def nearby_candidates(u: Tensor, mean: Tensor, std: float, mask: Tensor) -> tupl
     return (mean + std * z).clamp(-1, 1) * mask, (density * mask).sum(-1)
 
 
-def soft_maximum(values: Tensor, log_density: Tensor | None) -> Tensor:
+def soft_maximum(
+    values: Tensor, log_density: Tensor | None, logged: Tensor | None = None
+) -> Tensor:
     """The first part of (3), an estimate of log of the integral of exp Q: [K, M, 2, S, R] ->
     [K, M, 2, R]; log_density [K, M, S, R] of the candidates, None: a sum over all actions.
+
+    `logged` [K, M or 1, 2, R], values of the logged actions, makes those one more candidate.
     """
     if log_density is None:
         return values.logsumexp(3)
-    return (values - log_density.unsqueeze(2)).logsumexp(3) - math.log(values.shape[3])
+    values = values - log_density.unsqueeze(2)
+    if logged is not None:
+        widest = log_density[:, :, :1].unsqueeze(2)  # of the first draw, which is uniform
+        rest = (logged.unsqueeze(3) - widest).expand(*values.shape[:3], 1, -1)
+        values = torch.cat([values, rest], 3)
+    return values.logsumexp(3) - math.log(values.shape[3])
 
 
 class Actors(nn.Module):
@@ -210,16 +226,17 @@ class Actors(nn.Module):
         super().__init__()
         self.spec = spec
         sizes = (feature_width(spec), *hidden, action_width(spec))
-        output = None if spec.discrete else torch.tanh
-        self.body = StackedMLP(gens, (n_networks(spec),), sizes, output=output)
+        self.body = StackedMLP(gens, (n_networks(spec),), sizes)
         mask = torch.ones(n_networks(spec), 1, action_width(spec))
         self.register_buffer("mask", mask if spec.discrete else action_mask(spec), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Actions [K, M, R, A], or probabilities [K, M, R, A] of discrete ones."""
-        if self.spec.discrete:
-            return self.body(features).softmax(-1)
-        return self.body(features) * self.mask
+        return self.squash(self.body(features))
+
+    def squash(self, output: Tensor) -> Tensor:
+        """From the network's output to the same."""
+        return output.softmax(-1) if self.spec.discrete else torch.tanh(output) * self.mask
 
     def best(self, features: Tensor) -> Tensor:
         """The action, or the one-hot of the most likely one, as a critic sees it."""
@@ -294,21 +311,26 @@ class ActorCritic:
         """(2): [K, M], joint: [K, 1]."""
         return mean_rows((values - target.unsqueeze(2)).square().sum(2), self.weights(alive))
 
-    def climb(self, features: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
-        """Each actor's output [K, M, R, A] and its value [K, M, R] by the first critic; the other
+    def value(self, features: Tensor, act: Tensor, chosen: Tensor) -> Tensor:
+        """What the first critic thinks of each actor's output [K, M, R, A]: [K, M, R]. The other
         agents' actions are the logged ones.
         """
-        chosen = self.actor(features)
         if self.spec.discrete:  # the mean over the policy
             values = self.critic.own(features, act, None, head=0)[:, :, 0]  # [K, M, A, R]
-            return chosen, (values.transpose(-1, -2) * chosen).sum(-1)
-        return chosen, self.critic.own(features, act, chosen.unsqueeze(2), head=0)[:, :, 0, 0]
+            return (values.transpose(-1, -2) * chosen).sum(-1)
+        return self.critic.own(features, act, chosen.unsqueeze(2), head=0)[:, :, 0, 0]
 
-    def small_actions(self, chosen: Tensor, alive: Tensor | None) -> Tensor:
-        """Mean square of continuous actions over the agent's own dimensions: [K, M]."""
+    def square(self, x: Tensor) -> Tensor:
+        """Mean square over the agent's own action dimensions: [K, M, R, A] -> [K, M, R]."""
+        return (x.square() * self.actor.mask).sum(-1) / self.actor.mask.sum(-1)
+
+    def restraint(self, output: Tensor) -> Tensor:
+        """(5) of the actors' network output, [K, M, R, A] -> [K, M, R]."""
+        config, chosen = self.config, self.actor.squash(output)
         if self.spec.discrete:
-            return torch.zeros_like(mean_rows(chosen[..., 0], alive))
-        return mean_rows(chosen.square().sum(-1) / self.actor.mask.sum(-1), alive)
+            return config.entropy * (chosen * output.log_softmax(-1)).sum(-1)
+        small = config.action_l2 * self.square(chosen)
+        return small + config.output_l2 * self.square(output)
 
     def follow(self) -> None:
         """(4)."""
