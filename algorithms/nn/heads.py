@@ -1,6 +1,12 @@
 """Stochastic policies of a team: tanh-Gaussian for continuous actions, categorical for discrete.
 
 Both give the log-probability of logged actions, which in-sample methods weight and maximise.
+
+The Gaussian's spread is a function of the observation, or with `shared_std` one number for each
+action dimension. Where the likelihood of logged actions is maximised, the first learns the mean
+badly: it declares hard observations uncertain, and their errors then hardly count. On expert data
+of mpe/spread, 2,000 steps of imitation (width 128, lr 3e-3) scored 42 with it and 75 with a shared
+spread; by squared error, 79 (one seed, 100 episodes).
 """
 
 from __future__ import annotations
@@ -14,11 +20,13 @@ from torch import Tensor, nn
 
 from algorithms.nn import categorical
 from algorithms.nn.encode import action_mask, feature_width, n_networks
-from algorithms.nn.stacked import StackedMLP
+from algorithms.nn.stacked import LINE, StackedMLP
 from benchmark.task import Array, TaskSpec
 
 LOG_STD = (-5.0, 2.0)  # bounds of the Gaussian's log standard deviation
-EDGE = 1e-4  # logged actions are taken this far inside the box, where atanh is finite
+# Logged actions are taken this far inside the box, where atanh is finite. A ninth of the actions of
+# the MPE experts lie on its edge; the same imitation as above scored 66 with 1e-4 and 75 with 1e-2.
+EDGE = 1e-2
 
 
 class StochasticPolicy(nn.Module):
@@ -32,10 +40,15 @@ class StochasticPolicy(nn.Module):
         spec: TaskSpec,
         hidden: Sequence[int],
         layer_norm: bool = False,
+        shared_std: bool = False,
     ) -> None:
         super().__init__()
         self.spec = spec
-        outputs = spec.n_actions or 2 * spec.act_dim
+        self.log_std: nn.Parameter | None = None
+        if shared_std and not spec.discrete:
+            width = spec.act_dim + -spec.act_dim % LINE
+            self.log_std = nn.Parameter(torch.zeros(len(gens), n_networks(spec), 1, width))
+        outputs = spec.n_actions or spec.act_dim * (1 if shared_std else 2)
         sizes = (feature_width(spec), *hidden, outputs)
         self.body = StackedMLP(gens, (n_networks(spec),), sizes, layer_norm=layer_norm)
         self.register_buffer("mask", action_mask(spec), persistent=False)  # [M, 1, A]
@@ -73,7 +86,11 @@ class StochasticPolicy(nn.Module):
         return self.body(features).double().softmax(-1)
 
     def _gaussian(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = output.chunk(2, -1)
+        """Mean and log standard deviation before tanh, each [K, M, R, A]."""
+        if self.log_std is None:
+            mean, log_std = output.chunk(2, -1)
+        else:
+            mean, log_std = output, self.log_std[..., : output.shape[-1]].expand_as(output)
         return mean, log_std.clamp(*LOG_STD)
 
 
