@@ -23,15 +23,16 @@ Differences from the paper
     the paper they are equal. [OUR CHOICE]
  4. Observations are normalised by the data's mean and spread (release: batch norm on the inputs)
     and rewards divided by their spread. [OUR CHOICE]
- 5. (2) is a mean over draws, the release's a sum: the same gradient. `cql_batch` takes it over a
-    part of the batch, which costs less and has the same mean. No clipping of gradients.
-    [OUR CHOICE]
+ 5. (2) is a mean over draws, the release's a sum: the same gradient. `logged` counts the logged
+    action among the draws, which bounds the estimate from below; see MA-CQL. `cql_batch` takes (2)
+    over a part of the batch. No clipping of gradients. [OUR CHOICE]
  6. (4) is summed over agents, the release's is their mean: a factor 1 / N that Adam removes. [CODE]
  7. Discrete actions: (4) is the mean of Q over a softmax policy with the others' logged actions,
     and pi' of (1) the most likely action. The paper has a mixing network for those. [OUR CHOICE]
  8. An exchangeable population has no order of agents: it shares one actor and one critic of
     (o_i, a_i), which makes (2) that of MA-CQL. [OUR CHOICE]
  9. One alpha for all data; the release sets it for each task and tier, 0.3 to 5. [OUR CHOICE]
+10. `output_l2` and `entropy` keep actors out of corners, see MA-CQL. [OUR CHOICE]
 """
 
 from __future__ import annotations

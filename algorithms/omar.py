@@ -20,8 +20,9 @@ Differences from the paper
  3. The search is that of the release's MPE branch, weighted by softmax; `elites` = 5 with
     `search_samples` = 20 and `search_iterations` = 2 is its MuJoCo branch. [CODE]
  4. The penalty draws uniform actions, as the MPE branch does; see MA-CQL for draws of the policy.
-    It is a mean over draws, the release's a sum: the same gradient. `cql_batch` takes it over a
-    part of the batch, which costs less and has the same mean. [CODE] [OUR CHOICE]
+    It is a mean over draws, the release's a sum: the same gradient. `logged` counts the logged
+    action among the draws, which bounds the estimate from below; see MA-CQL. `cql_batch` takes it
+    over a part of the batch. [CODE] [OUR CHOICE]
  5. No clipping of gradients (release: norm 0.5), since Adam's steps hardly depend on their size;
     one batch serves all agents, where the release draws one for each. [OUR CHOICE]
  6. |.|^2 is the mean over the agent's own action dimensions. [CODE]
@@ -68,7 +69,7 @@ class OMARConfig:
     cql_alpha: float = 5.0  # weight of the penalty; release on MPE: 0.5 to 5 by data
     cql_samples: int = 10  # uniform draws of the penalty, release
     cql_batch: int = 0  # transitions of the batch that the penalty is taken over, 0: all
-    logged: bool = True  # the logged action is one of the draws, (8); the releases: no
+    logged: bool = True  # the logged action is one of the penalty's draws; the release: no
     c: float = 1.0  # share of imitation in (3); release on spread: 1
     search_iterations: int = 3  # of (2), release on MPE
     search_samples: int = 10  # actions an iteration tries, release on MPE

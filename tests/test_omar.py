@@ -10,6 +10,7 @@ from algorithms.omar import OMAR
 from benchmark import registry
 from benchmark.checks.fixtures import TEAM, toy_dataset
 from benchmark.errors import UserError
+from tests.perf import bench_team
 from tests.test_macql import (
     PAD,
     fit,
@@ -227,3 +228,16 @@ def test_heterogeneous_teams_train_and_their_padding_is_never_played(task):
 def test_settings_out_of_range_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         OMAR(OMAR.Config(**options), TEAM, (0,))
+
+
+def test_the_floor_of_an_update_is_its_matrix_products():
+    group, cycle = bench_team.trained("bc", 32, compile=False)
+    _, operations = bench_team.products(cycle)
+    weights = [linear.weight[0] for linear in group.policy.linears]
+    forward = sum(2 * bench_team.BATCH * weight.numel() for weight in weights)
+    backward = 2 * forward - 2 * bench_team.BATCH * weights[0].numel()  # no gradient of the input
+    wanted = bench_team.CYCLE * len(bench_team.SEEDS) * (forward + backward)
+    assert operations == pytest.approx(wanted / 1e9)
+    found = bench_team.measure("bc", 32, rounds=1, seconds=0.01)
+    assert found["update_ms"] > found["floor_ms"] > 0
+    assert found["ratio"] > 1

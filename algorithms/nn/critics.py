@@ -115,9 +115,7 @@ class CandidateCritics(nn.Module):
         """Values [K, M, 2, S, R] (one head: [K, M, 1, S, R]) where the own action is each of
         candidates [K, M, S, R, C], the others' stay at `act`; None: each of the discrete actions.
         """
-        base, by_action = self._first(
-            features, head
-        )  # [K, M or 1, H, R, W], [K, M or 1, H, N C, W]
+        base, by_action = self._first(features, head)  # [K, ., H, R, W], [K, ., H, (N) C, W]
         if self.joint:  # below [K, H, N, ...]: own action in, logged action out
             n, n_heads = features.shape[1], base.shape[2]
             by_action = by_action.squeeze(1).unflatten(2, (n, -1))  # [K, H, N, C, W]
@@ -127,12 +125,13 @@ class CandidateCritics(nn.Module):
         else:
             rest = base.unsqueeze(3)  # [K, M, H, 1, R, W]
         if candidates is None:
-            hidden = rest + by_action.unsqueeze(-2)  # a one-hot picks a row of the weights
+            x = by_action.unsqueeze(-2)  # a one-hot picks a row of the weights
         else:
             axis = 1 if self.joint else 2
             x = candidates.flatten(2, 3).unsqueeze(axis)  # [K, ., ., S R, C]
             x = _product(x.expand(*by_action.shape[:3], -1, -1), by_action)
-            hidden = rest + x.unflatten(3, candidates.shape[2:4])
+            x = x.unflatten(3, candidates.shape[2:4])
+        hidden = torch.relu_(rest + x)  # in place: these are the largest arrays of an update
         shape = hidden.shape
         if self.joint:
             values = self._rest(hidden.flatten(2, 4).unsqueeze(1), head).squeeze(1)
@@ -144,7 +143,7 @@ class CandidateCritics(nn.Module):
         base, by_action = self._first(features, None)
         x = side_by_side(candidates.flatten(2, 3)).unsqueeze(2).expand(-1, -1, 2, -1, -1)
         x = _product(x, by_action).unflatten(3, candidates.shape[2:4])
-        hidden = base.unsqueeze(3) + x
+        hidden = torch.relu_(base.unsqueeze(3) + x)
         return self._rest(hidden.flatten(3, 4), None).unflatten(3, hidden.shape[3:5])
 
     def _first(self, features: Tensor, head: int | None) -> tuple[Tensor, Tensor]:
@@ -160,12 +159,12 @@ class CandidateCritics(nn.Module):
         return base, weight[..., self.n_features :, :]
 
     def _rest(self, hidden: Tensor, head: int | None) -> Tensor:
-        """From the first layer's outputs [K, M, H, rows, W] to values [K, M, H, rows]."""
+        """From activations of the first layer [K, M, H, rows, W] to values [K, M, H, rows]."""
         if head is not None:
             hidden = hidden.squeeze(2)
-        for layer in self.body.linears[1:]:
-            hidden = layer(torch.relu(hidden), head)
-        values = hidden.squeeze(-1)
+        for layer in self.body.linears[1:-1]:
+            hidden = torch.relu(layer(hidden, head))
+        values = self.body.linears[-1](hidden, head).squeeze(-1)
         return values if head is None else values.unsqueeze(2)
 
 
