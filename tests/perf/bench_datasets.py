@@ -1,6 +1,6 @@
 """How long datasets take to make and to load, every recipe and tier.
 
-    python tests/perf/bench_datasets.py [--recipes spread ...] [--record]
+    python tests/perf/bench_datasets.py [--recipes mpe ...] [--record]
 
 Process CPU time of one core, on the recipe's smallest example task. Making and loading are timed at
 two sizes after a warm-up, in turns, and scaled along the line through the two medians to the size
