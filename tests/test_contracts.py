@@ -14,6 +14,7 @@ from benchmark import registry
 from benchmark.checks.algorithm import AlgorithmSubject, check_algorithm
 from benchmark.checks.dataset import check_dataset
 from benchmark.checks.task import check_task
+from benchmark.protocol import LONG
 from tests.conftest import TINY
 
 ROWS = [
@@ -32,7 +33,14 @@ def test_every_row_keeps_the_contract_of_algorithms(name: str, variant: str) -> 
     assert all(result.ok for result in results), [r.line() for r in results if not r.ok]
 
 
-@pytest.mark.parametrize("task_id", registry.task_ids())
+# An episode of a long task takes seconds
+TASKS = [
+    pytest.param(name, marks=pytest.mark.slow if registry.task(name).spec.horizon >= LONG else ())
+    for name in registry.task_ids()
+]
+
+
+@pytest.mark.parametrize("task_id", TASKS)
 def test_every_task_keeps_the_contract_of_tasks(task_id: str) -> None:
     results = check_task(registry.task(task_id))
     assert all(result.ok for result in results), [r.line() for r in results if not r.ok]
