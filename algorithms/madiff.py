@@ -1,0 +1,399 @@
+"""MADiff: a team plans its observations by diffusion; an inverse model turns them into actions.
+
+Paper: Zhu et al., "MADiff: Offline Multi-agent Learning with Diffusion Models", arXiv:2305.17330;
+details from the authors' code, zbzhu99/madiff at 120bf5c.
+
+x is the team's normalised observations: past steps, the present one and future ones, [B, N, T, F].
+
+    (1) noising    x_k = sqrt(abar_k) x_0 + sqrt(1 - abar_k) eps, k = 1 .. K, where what the planner
+                   knows, its own past and present, stays clean: known(x_k) = known(x_0)
+    (2) loss       E w |eps - eps_theta(x_k, k, y)|^2; w = 1 on what is to be found: steps from the
+                   present on, less the known. y is left out with probability `dropout` per agent
+    (3) inverse    I_i(o_t, o_(t+1)) = a_t: squared error, discrete actions: cross-entropy
+    (4) guidance   eps = eps(x, k, nothing) + omega (eps(x, k, y) - eps(x, k, nothing))
+    (5) sampling   from x_K = temperature N(0, 1), x_0 clipped to [-1, 1]: DDPM by the posterior of
+                   (1), or DDIM on every (K / S)-th level; the known is set before each step
+    (6) acting     MADiff-C: all agents' observations are known, one plan for the team. MADiff-D:
+                   agent i knows its own only, plans for all and keeps its own part: N plans a step.
+                   a_i = I_i(o_i, next o_i of its plan)
+    (7) schedule   abar_k = prod_(j <= k) (1 - beta_j), beta_j = min(.999, 1 - f(j) / f(j - 1)),
+                   f(j) = cos^2((j / K + .008) / 1.008 pi / 2)
+
+Differences from the paper
+ 1. The default is a compact network (dim 32 x (1, 2, 4), horizon 8, K = 50, DDIM 5), for CPUs. The
+    variant `paper` has its sizes: dim 128 x (1, 4, 8), horizon 24, DDPM of K = 200, 64 windows a
+    batch, 1e6 updates; it wants a GPU. [OUR CHOICE]
+ 2. y is the rank, in [0, 1], of the agent's discounted return-to-go among the data of the same step
+    of the episode; the target is .9. The paper divides the return by a constant per dataset, and
+    keeps .9 to the end of an episode, where no return is so high. `returns_scale` > 0 divides.
+    [OUR CHOICE]
+ 3. One U-Net for all agents with an embedding of the agent's number. [OUR CHOICE] The code has a
+    U-Net for each agent in MPE, and a shared one without numbers elsewhere. [CODE]
+ 4. Attention after the middle and on skip connections, without a projection at its end. [CODE]
+ 5. An inverse model for each agent, as in MPE; `inverse = shared` is the form elsewhere. [CODE]
+ 6. Limits as the normaliser; `normaliser = cdf` is the paper's. Past observations before the first
+    are zeros after it. Dimensions that are constant in the data, padding also, are left out. The
+    normaliser is each agent's own. [OUR CHOICE]
+ 7. A window that runs over the episode's end has no part in the loss there; the code repeats the
+    last observation for MPE. Dead agents have none either. [OUR CHOICE]
+ 8. The average of weights starts at once, with decay min(ema, n / (n + 9)), at every update;
+    the code averages every tenth from the 2,000th on, hence .9995 in `paper`. [OUR CHOICE]
+ 9. Plans start from noise, also where a deterministic action is asked for (temperature .5 as in
+    the code); then discrete actions are the likeliest of (3). [CODE]
+10. `prediction = clean` learns x_0 in place of eps in (2), for few sampling steps. [OUR CHOICE]
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from algorithms.nn import categorical
+from algorithms.nn.encode import action_mask
+from algorithms.nn.planning import (
+    InverseDynamics,
+    Normaliser,
+    noise_levels,
+    ranks_by_step,
+    returns_to_go,
+    step_down,
+)
+from algorithms.nn.team import Parts
+from algorithms.nn.unet import TeamDenoiser
+from benchmark.algorithm import Algorithm, Variant
+from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.errors import UserError
+from benchmark.task import Array, GameModel, TaskSpec
+
+STEPS = {"smoke": 20, "quick": 2_000, "full": 50_000}
+PAPER_STEPS = {"smoke": 5, "quick": 2_000, "full": 1_000_000}
+PAPER: dict[str, Any] = {
+    "dim": 128,
+    "widen": 4,
+    "horizon": 24,
+    "diffusion_steps": 200,
+    "sampler": "ddpm",
+    "batch_size": 64,
+    "lr": 2e-4,
+    "ema": 0.9995,
+    "normaliser": "cdf",
+}
+MOST_AGENTS = 64  # attention and plans of all agents at once: teams, not populations
+SEEN_ROWS = 200_000  # steps that the normaliser is fitted to, at most
+RANGES = (  # settings and their bounds; both ends are allowed
+    ("widen diffusion_steps inverse_width batch_size", 1, 2**20),
+    ("horizon", 2, 1_000),
+    ("depth", 1, 8),
+    ("history", 0, 1_000),
+    ("guidance temperature returns_scale", 0, 1e9),
+    ("dropout ema gamma target", 0, 1),
+    ("lr", 1e-12, 1),
+)
+CHOICES = {
+    "planner": ("local", "joint"),
+    "sampler": ("ddim", "ddpm"),
+    "prediction": ("epsilon", "clean"),
+    "normaliser": ("limits", "cdf"),
+    "inverse": ("independent", "shared"),
+}
+
+
+@dataclass(frozen=True)
+class MADiffConfig:
+    planner: Literal["local", "joint"] = "local"  # (6): MADiff-D or MADiff-C, fixed by the variant
+    dim: int = 32  # channels of the U-Net's top level and of embeddings; paper 128
+    widen: int = 2  # channels are dim x (1, widen, 2 widen); paper 4
+    depth: int = 3  # levels of the U-Net, paper
+    attention: bool = True  # between agents; False is the paper's ablation
+    history: int = 0  # past steps seen; paper 0 on MPE, 18 on MAMuJoCo
+    horizon: int = 8  # steps planned, the present one included; paper 24 on MPE
+    diffusion_steps: int = 50  # K; paper 200
+    sampler: Literal["ddim", "ddpm"] = "ddim"  # (5)
+    sampler_steps: int = 5  # S, of DDIM; the paper's alternative has 15
+    prediction: Literal["epsilon", "clean"] = "epsilon"  # what the network learns
+    guidance: float = 1.2  # omega of (4), paper; 1 takes half the time
+    dropout: float = 0.25  # probability of leaving the return out, paper
+    target: float = 0.9  # return that is asked for, paper
+    returns_scale: float = 0.0  # 0: ranks, see difference 2; else the divisor of returns, reward
+    temperature: float = 0.5  # spread of the first noise, paper
+    normaliser: Literal["limits", "cdf"] = "limits"  # of observations
+    inverse: Literal["independent", "shared"] = "independent"  # a model for each agent, or one
+    inverse_width: int = 256  # units of its two hidden layers, paper
+    batch_size: int = 32  # windows per update, paper (which adds up two batches)
+    lr: float = 1e-3  # Adam step size; paper 2e-4
+    ema: float = 0.995  # decay of the averaged weights that act
+    gamma: float = 0.99  # discount of returns, paper
+
+
+def check_settings(config: MADiffConfig) -> None:
+    """Raise UserError for a setting out of range."""
+    for names, low, high in RANGES:
+        for name in names.split():
+            value = getattr(config, name)
+            if not low <= value <= high:  # NaN is outside too
+                raise UserError(f"--config.{name} is {value}, expected {low:g} to {high:g}.")
+    for name, allowed in CHOICES.items():
+        if getattr(config, name) not in allowed:
+            raise UserError(
+                f"--config.{name} is {getattr(config, name)!r}, expected {', '.join(allowed)}."
+            )
+    if config.dim < 16 or config.dim % 16:
+        raise UserError(f"--config.dim is {config.dim}, expected a multiple of 16.")
+    if not 1 <= config.sampler_steps <= config.diffusion_steps:
+        raise UserError(
+            f"--config.sampler_steps is {config.sampler_steps}, expected 1 to"
+            f" {config.diffusion_steps}, the diffusion_steps."
+        )
+    if (config.history + config.horizon) % 2 ** (config.depth - 1):
+        raise UserError(
+            f"--config.horizon is {config.horizon} with history = {config.history}, expected a sum"
+            f" that is a multiple of {2 ** (config.depth - 1)}."
+        )
+
+
+class Networks(nn.Module):
+    """The denoiser and the inverse models of (3)."""
+
+    def __init__(self, config: MADiffConfig, spec: TaskSpec, seed: int) -> None:
+        super().__init__()
+        n, features = spec.n_agents, spec.n_obs or spec.obs_dim
+        sizes = (features, config.dim, config.widen, config.depth, config.diffusion_steps)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.denoise = TeamDenoiser(n, *sizes, config.attention)
+        models = n if config.inverse == "independent" else 1
+        outputs = spec.n_actions or spec.act_dim
+        self.inverse = InverseDynamics(seed, models, features, config.inverse_width, outputs)
+
+
+class MADiff(Algorithm):
+    Config = MADiffConfig
+    paper = "arXiv:2305.17330"
+    variants: ClassVar = {
+        "default": Variant(steps=STEPS),
+        "no_attention": Variant(steps=STEPS, config={"attention": False}),
+        "paper": Variant(steps=PAPER_STEPS, config=PAPER),
+        "centralised": Variant(steps=STEPS, config={"planner": "joint"}, execution="joint"),
+    }
+    small: ClassVar[dict[str, Any]] = {
+        "dim": 16,
+        "widen": 1,
+        "depth": 2,
+        "horizon": 4,
+        "diffusion_steps": 8,
+        "sampler_steps": 2,
+        "inverse_width": 32,
+        "batch_size": 16,
+    }
+
+    def __init__(
+        self, config: MADiffConfig, spec: TaskSpec, seeds: tuple[int, ...], device: str = "cpu"
+    ) -> None:
+        super().__init__(config, spec, seeds, device)
+        check_settings(config)
+        if spec.n_agents > MOST_AGENTS or spec.horizon < 2:
+            raise UserError(
+                f"madiff plans the next observations of all agents at once, but {spec.id} has"
+                f" {spec.n_agents:,} agents and {spec.horizon} steps; expected at most"
+                f" {MOST_AGENTS} agents and at least 2 steps."
+            )
+        self.normaliser = Normaliser(spec, config.normaliser).to(device)
+        self.nets = Networks(config, spec, seeds[0]).to(device)
+        self.ema = copy.deepcopy(self.nets).requires_grad_(False)
+        self.optimiser = torch.optim.Adam(self.nets.parameters(), lr=config.lr, fused=True)
+        self.generator = torch.Generator(device).manual_seed(seeds[0])
+        self.steps = 0
+        self.abar = noise_levels(config.diffusion_steps).tolist()  # (7)
+        self.levels = torch.tensor(self.abar, device=device)  # [K]
+        self.present = torch.arange(config.history + config.horizon, device=device) - config.history
+        self.own_actions = action_mask(spec)[:, 0].to(device)  # [N, A]
+        self.asked = torch.zeros(0)  # [S, N] y of each step of the data
+        self.parts = Parts(
+            normaliser=self.normaliser,
+            nets=self.nets,
+            ema=self.ema,
+            optimiser=self.optimiser,
+            noise=[self.generator],
+        )
+        self.begin(1, 0)
+
+    def prepare(
+        self, data: Dataset, steps: int, rngs: Rngs, model: GameModel | None = None
+    ) -> None:
+        rows = np.linspace(0, data.n_steps - 1, min(data.n_steps, SEEN_ROWS)).astype(np.int64)
+        self.normaliser.fit(np.asarray(data.obs[rows]))
+        returns, scale = returns_to_go(data, self.config.gamma), self.config.returns_scale
+        found = returns / scale if scale else ranks_by_step(returns, data.starts)
+        self.asked = torch.as_tensor(found, dtype=torch.float32, device=self.device)
+        self.starts = torch.as_tensor(np.array(data.starts), device=self.device)
+
+    def sample(self, data: Dataset, rngs: Rngs) -> Batch:
+        return data.windows(rngs, self.config.batch_size, len(self.present))
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        x, act, valid, row, weight = self._windows(batch)
+        b, n = x.shape[:2]
+        visible = self._visible(b)
+        given = self._given(visible)  # [B, N, T, 1]
+        known = x * visible[:, :, None, None]  # what is not seen of the past is 0
+        k = self._random(b, len(self.levels))
+        level = self.levels[k].view(-1, 1, 1, 1)
+        eps = torch.randn(x.shape, generator=self.generator, device=self.device)
+        noised = level.sqrt() * x + (1 - level).sqrt() * eps  # (1)
+        noised = torch.where(given, known, noised) * self.normaliser.used[:, None]
+        shown = torch.rand((b, n), generator=self.generator, device=self.device)
+        shown = (shown >= self.config.dropout).float()
+        found = self.nets.denoise(noised, k, self.asked[row], shown)
+        wanted = eps if self.config.prediction == "epsilon" else x
+        error = ((found - wanted).square() * self.normaliser.used[:, None]).sum(-1)  # [B, N, T]
+        error = error / self.normaliser.used.sum(-1).clamp(min=1)[:, None]
+        sought = valid * ~given.squeeze(-1) * weight[:, None, None]
+        plan_loss = (error * sought).sum() / sought.sum().clamp(min=1)  # (2)
+        inverse_loss = self._inverse_loss(x, act, valid)
+        self.optimiser.zero_grad()
+        (0.5 * (plan_loss + inverse_loss)).backward()
+        self.optimiser.step()
+        self.steps += 1
+        decay = min(self.config.ema, self.steps / (self.steps + 9))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.nets.parameters()), 1 - decay)
+        return {"plan_loss": plan_loss.detach(), "inverse_loss": inverse_loss.detach()}
+
+    def _windows(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Features [B, N, T, F], actions [B, N, T, ...], validity [B, N, T], the data's row of the
+        present step [B] and the weight [B] of each window.
+
+        A window from an episode's first step is moved back by 0 .. history steps, so that a present
+        without a full past is also seen; it weighs as much as the windows that it stands for.
+        """
+        history = self.config.history
+        x = self.normaliser(batch.obs).transpose(1, 2)
+        act = batch.act.transpose(1, 2)
+        alive = batch.valid.unsqueeze(-1) if batch.alive is None else batch.alive
+        valid = (alive & batch.valid.unsqueeze(-1)).expand(-1, -1, x.shape[1]).transpose(1, 2)
+        first = batch.step == 0
+        back = self._random(len(x), history + 1) * first  # [B]
+        at = self.present + history - back[:, None]  # [B, T]
+        inside, at = (at >= 0)[:, None], at.clamp(min=0)
+        rows = torch.arange(len(x), device=x.device)[:, None]
+        x, act, valid = (y.transpose(1, 2)[rows, at].transpose(1, 2) for y in (x, act, valid))
+        valid = (valid & inside).float()
+        row = self.starts[batch.episode] + batch.step + history - back
+        row = row.minimum(self.starts[batch.episode + 1] - 1)
+        return x * valid.unsqueeze(-1), act, valid, row, 1 + history * first.float()
+
+    def _random(self, count: int, high: int) -> Tensor:
+        return torch.randint(high, (count,), generator=self.generator, device=self.device)
+
+    def _visible(self, count: int) -> Tensor:
+        """[B, N] 1 where the planner sees the agent: all, or one at random."""
+        n = self.spec.n_agents
+        if self.config.planner == "joint":
+            return torch.ones(count, n, device=self.device)
+        return F.one_hot(self._random(count, n), n).float()
+
+    def _given(self, visible: Tensor) -> Tensor:
+        """[B, N, T, 1] true where nothing is to be found: the past, and the present of the seen."""
+        present = (self.present == 0) & (visible.unsqueeze(-1) > 0)
+        return (present | (self.present < 0)).unsqueeze(-1)
+
+    def _inverse_loss(self, x: Tensor, act: Tensor, valid: Tensor) -> Tensor:
+        """(3) over all pairs of steps of the windows."""
+        seen = x.transpose(1, 2)  # [B, T, N, F]
+        found = self.nets.inverse(seen[:, :-1], seen[:, 1:])
+        both = (valid[:, :, :-1] * valid[:, :, 1:]).transpose(1, 2)  # [B, T - 1, N]
+        taken = act.transpose(1, 2)[:, :-1]
+        if self.spec.discrete:
+            error = -found.log_softmax(-1).gather(-1, taken.unsqueeze(-1)).squeeze(-1)
+        else:
+            error = ((found - taken).square() * self.own_actions).sum(-1)
+            error = error / self.own_actions.sum(-1).clamp(min=1)
+        return (error * both).sum() / both.sum().clamp(min=1)
+
+    # -------------------------------------------------------------------------------------- acting
+    def schedule(self) -> list[int]:
+        """Levels that the sampler visits, from the noisiest, counted from 0."""
+        config = self.config
+        if config.sampler == "ddpm":
+            return list(reversed(range(config.diffusion_steps)))
+        stride = config.diffusion_steps // config.sampler_steps
+        return [i * stride for i in reversed(range(config.sampler_steps))]
+
+    @torch.no_grad()
+    def plan(self, known: Tensor, given: Tensor) -> Tensor:
+        """(5): trajectories [B, N, T, F] that agree with `known` of that shape where `given`."""
+        used, visits = self.normaliser.used[:, None], self.schedule()
+        x = self.config.temperature * self._noise(known) * used
+        for k, after in zip(visits, [*visits[1:], None], strict=True):
+            x = torch.where(given, known, x)
+            level, lower = self.abar[k], 1.0 if after is None else self.abar[after]
+            found = self._guided(x, k)
+            if self.config.prediction == "epsilon":
+                found = (x - (1 - level) ** 0.5 * found) / level**0.5
+            noise = self._noise(x) if self.config.sampler == "ddpm" else None
+            x = step_down(x, found.clamp(-1, 1), level, lower, noise) * used
+        return x
+
+    def _guided(self, x: Tensor, k: int) -> Tensor:
+        """(4), with and without the return in one batch."""
+        omega, shape = self.config.guidance, x.shape[:2]
+        asked = torch.full(shape, self.config.target, device=x.device)
+        times = torch.full(shape[:1], k, device=x.device)
+        shown = torch.ones_like(asked)
+        if omega == 1:
+            return self.ema.denoise(x, times, asked, shown)
+        twice = (torch.cat([y, y]) for y in (x, times, asked))
+        with_it, without = self.ema.denoise(*twice, torch.cat([shown, 0 * shown])).chunk(2)
+        return without + omega * (with_it - without)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        drawn = self.rng.standard_normal(like.shape, dtype=np.float32)
+        return torch.as_tensor(drawn, device=like.device)
+
+    def begin(self, n_envs: int, seed: int) -> None:
+        self.rng = categorical.generators(seed, self.seeds)[0]
+        shape = self.normaliser.used.shape
+        self.past = torch.zeros(n_envs, shape[0], self.config.history, shape[1], device=self.device)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
+    ) -> Array:
+        now = self.normaliser(torch.as_tensor(obs, device=self.device))  # [E, N, F]
+        seen = torch.cat([self.past, now.unsqueeze(2)], 2)  # [E, N, history + 1, F]
+        self.past = seen[:, :, 1:]
+        e, n = now.shape[:2]
+        known = F.pad(seen, (0, 0, 0, self.config.horizon - 1))
+        if self.config.planner == "joint":
+            given = self._given(torch.ones(1, n, device=self.device))
+            after = self.plan(known, given)[:, :, self.config.history + 1]
+        else:  # (6): plan e n + i is agent i's
+            own = torch.eye(n, device=self.device)
+            known = (known.unsqueeze(1) * own[:, :, None, None]).flatten(0, 1)
+            plans = self.plan(known, self._given(own).repeat(e, 1, 1, 1)).unflatten(0, (e, n))
+            after = plans[:, :, :, self.config.history + 1].diagonal(dim1=1, dim2=2).mT
+        found = self.ema.inverse(now, after)
+        if not self.spec.discrete:
+            return (found.clamp(-1, 1) * self.own_actions).cpu().numpy()
+        likely = categorical.allow(found.double().softmax(-1).cpu().numpy(), mask)
+        if deterministic:
+            return likely.argmax(-1)
+        return categorical.draw(likely, self.rng.random((e, n)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.parts.state_dict() | {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.parts.load_state_dict(state)
+        self.steps = state["steps"]
+
+    def cost(self) -> dict[str, float]:
+        return {
+            "parameters": sum(p.numel() for p in self.nets.parameters()),
+            "sampler_steps": len(self.schedule()),
+        }
