@@ -67,6 +67,7 @@ from benchmark.task import Array, GameModel, TaskSpec
 
 BOUNDS = {"denoising_steps": (1.0, 1000.0), "eta": (0.0, 1e6)}
 CHOICES = {"critic": ("independent", "centralised"), "q_agg": ("min", "mean")}
+FAMILIES = {"mpe/": {"lr": 3e-3, "batch_size": 64}}  # those of om2p; not searched
 STEPS = {"smoke": 50, "quick": 5_000, "full": 1_000_000}
 
 
@@ -106,10 +107,10 @@ class DiffusionQL(Algorithm):
     Config = DiffusionQLConfig
     paper = "arXiv:2208.06193"
     variants: ClassVar = {
-        "default": Variant(steps=STEPS),
-        "k1": Variant(steps=STEPS, config={"denoising_steps": 1}),
-        "k10": Variant(steps=STEPS, config={"denoising_steps": 10}),
-        "k20": Variant(steps=STEPS, config={"denoising_steps": 20}),
+        "default": Variant(steps=STEPS, families=FAMILIES),
+        "k1": Variant(steps=STEPS, families=FAMILIES, config={"denoising_steps": 1}),
+        "k10": Variant(steps=STEPS, families=FAMILIES, config={"denoising_steps": 10}),
+        "k20": Variant(steps=STEPS, families=FAMILIES, config={"denoising_steps": 20}),
     }
     requires = frozenset({"continuous"})
     stacks_seeds = True
