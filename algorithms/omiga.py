@@ -29,6 +29,10 @@ Differences from the paper
     [OUR CHOICE]
  7. The agents of an exchangeable population are teams of one: w = 1, b = 0. Dead agents stay in
     (1) to (3) and leave (4). [OUR CHOICE]
+
+What reproduces, before any search: development data of mpe/spread (leaderboard/tuning), one seed,
+lr 3e-3, 2,000 steps, 100 episodes. Expert: 74 with alpha = 1, 51 with 0.3; imitation by the same
+policy 75, `bc` 79. Medium: 47 with alpha = 0.3.
 """
 
 from __future__ import annotations
@@ -59,7 +63,7 @@ class OMIGAConfig:
     lr: float = 1e-3  # Adam step size
     gamma: float = 0.99  # discount, the code's
     tau: float = 0.01  # rate of (5)
-    alpha: float = 0.3  # weight of the regularisation, in standard deviations of the reward
+    alpha: float = 1.0  # weight of the regularisation, in standard deviations of the reward
     clip: float = 5.0  # greatest z of (4); the code's is 10
     cut_gradient: bool = False  # z of (3) cut off at `clip`, the code's form
     compile: CompileMode = "auto"  # one graph per update: auto (long runs), on, off
