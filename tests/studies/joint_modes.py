@@ -1,8 +1,8 @@
 """What factorised imitation loses: total variation from two-mode data, as agents grow from 2 to 6.
 
-    python -m tests.studies.joint_modes [--steps 600] [--record]
+    python -m tests.studies.joint_modes [--steps 400] [--record]
 
-Trains `bc` and `bc_joint` on probe/modes-nN/two-mode-v1, ten seeds in one group, and takes the law
+Trains `bc` and `bc_joint` on probe/modes-nN/two-mode-v1, five seeds in one group, and takes the law
 of joint actions from their probabilities, so that no sampling error enters. The distance is to the
 law that the data were drawn from. Independent agents can do no better than 1 - 2^(1 - N).
 
@@ -30,9 +30,9 @@ from benchmark.task import Array
 from datasets.recipes import probe as recipe
 
 RECORD = Path(__file__).parents[2] / "leaderboard" / "studies" / "joint_modes.json"
-SEEDS = tuple(range(10))
+SEEDS = tuple(range(5))
 AGENTS = range(2, 7)
-STEPS = 600
+STEPS = 400
 SMALL: dict[str, Any] = {
     "width": 32,
     "depth": 1,
