@@ -24,10 +24,10 @@ Differences from the paper
     meant: `density = plain` brings that back. [CODE]
  4. (2) is a mean over draws, the releases' a sum: the same gradient. `logged` counts the logged
     action among the draws. Without it the estimate of the integral misses narrow peaks, so that
-    the penalty has no lower bound: with 10 draws it fell to -0.7 for two critics on spread's
-    expert data, where the entropy of the data leaves it far above 0. With it the minimum of (2) is
-    at Q = log mu + const for any number of draws (noise-contrastive estimation), and few are
-    enough. `cql_batch` takes (2) over a part of the batch. [OUR CHOICE]
+    the penalty has no lower bound: with 10 draws and alpha = 50 its sum over two critics fell to
+    -0.7 on spread's expert data in 1,500 updates, and to 1.2 with the logged action. With it the
+    minimum of (2) is at Q = log mu + const for any number of draws (noise-contrastive estimation),
+    and few are enough. `cql_batch` takes (2) over a part of the batch. [OUR CHOICE]
  5. No clipping of gradients (OMAR: norm 0.5), since Adam's steps hardly depend on their size; one
     batch serves all agents, where OMAR draws one for each. [OUR CHOICE]
  6. Discrete actions: (3) is the mean of Q over a softmax policy, and pi' the most likely action.
@@ -45,8 +45,8 @@ What reproduces (spread, development data of leaderboard/tuning, 2,000 updates o
    the board's data 13.5, 38.7, 95.5. The paper of OMAR has MA-CQL above BC on all three (24 against
    -1, 34 against 32, 98 against 35). For expert data see OMAR's header: the critic is what lags.
  - The corner that OMAR's paper warns of: without `output_l2` an actor of a toy problem whose data
-   lie near -0.5 ended at -0.99 with alpha = 5 after 200 updates; with 1e-2 one of one action
-   dimension ended at -0.44 (tests/test_macql.py has the sign of it).
+   lie near -0.5 ended at -0.996 (two action dimensions) and -0.998 (one) with alpha = 5 after 150
+   updates; with 1e-2 and 200 updates at -0.91 and -0.44 (tests/test_macql.py holds the sign).
 """
 
 from __future__ import annotations
