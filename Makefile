@@ -85,7 +85,7 @@ render: setup ## TASK= [POLICY="random expert"] or ALL=1: a GIF and a PNG of a t
 	@$(RUN) render $(TASK) $(if $(POLICY),--policy $(POLICY)) $(if $(ALL),--all) $(ARGS)
 
 perf: setup ## measure tasks, datasets, loader and more against plain counterparts [ARGS=--record]
-	@for name in tasks datasets loader; do $(BIN)/python tests/perf/bench_$$name.py $(ARGS); done
+	@for name in tasks datasets loader team; do $(BIN)/python tests/perf/bench_$$name.py $(ARGS); done
 	@for name in evaluate hierarchy startup; do $(BIN)/python tests/perf/bench_$$name.py; done
 
 lint: setup ## ruff and mypy
