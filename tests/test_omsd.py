@@ -178,6 +178,25 @@ def test_the_score_loss_is_the_error_of_the_noise_over_real_dimensions() -> None
     assert found.item() == pytest.approx((wide + narrow).item() / 2, rel=1e-5)
 
 
+def test_a_network_of_clean_actions_has_their_error_and_gives_the_noise() -> None:
+    """(6): at the true action eps is z; the loss is the squared error of the action."""
+    algorithm = make(toy_dataset(TEAM), 10, predict="action")
+    gen = torch.Generator().manual_seed(0)
+    features, act = torch.randn(1, 2, 16, 5, generator=gen), torch.rand(1, 2, 16, 2, generator=gen)
+    act = act * algorithm.action_mask
+    t, z = algorithm._draw(act, 0.1, 0.9)
+    z = z * algorithm.action_mask
+    guess = act + 0.1 * torch.randn(act.shape, generator=gen)
+    algorithm.score.forward = lambda *args: act  # type: ignore[method-assign]
+    torch.testing.assert_close(algorithm._eps(features, act, t, z), z, rtol=1e-3, atol=1e-4)
+    zero = sum(p.sum() * 0 for p in algorithm.score.parameters())
+    algorithm.score.forward = lambda *args: guess + zero  # type: ignore[method-assign]
+    (found,), _ = algorithm._score_gradients(features, act, None, t, z)
+    error = (guess - act).square()
+    wanted = (error[:, 0].mean() + error[:, 1, :, 0].mean()) / 2
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-3)
+
+
 def test_learned_noise_is_near_the_exact_one() -> None:
     """Both agents of the bandit: the first does not know the mode, the second is told it."""
     data = bandit_data()
@@ -370,6 +389,7 @@ def test_it_finds_an_equilibrium_of_the_bandit() -> None:
         ("score", "state"),
         ("critic", "own"),
         ("prefix", "random"),
+        ("predict", "score"),
         ("policy_share", 1.0),
         ("beta", -0.1),
         ("beta", math.nan),
