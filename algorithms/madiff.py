@@ -24,23 +24,23 @@ Differences from the paper
     variant `paper` has its sizes: dim 128 x (1, 4, 8), horizon 24, DDPM of K = 200, 64 windows a
     batch, 1e6 updates; it wants a GPU. [OUR CHOICE]
  2. y is the rank, in [0, 1], of the agent's discounted return-to-go among the data of the same step
-    of the episode; the target is .9. The paper divides the return by a constant per dataset, and
-    keeps .9 to the end of an episode, where no return is so high. `returns_scale` > 0 divides.
-    [OUR CHOICE]
- 3. One U-Net for all agents with an embedding of the agent's number. [OUR CHOICE] The code has a
-    U-Net for each agent in MPE, and a shared one without numbers elsewhere. [CODE]
+    of the episode; the target is .9. `returns_scale` > 0 divides, as the paper. [OUR CHOICE]
+ 3. One U-Net for all agents, told the agent's number. [OUR CHOICE] The code has one for each agent
+    in MPE, and a shared one without numbers elsewhere. [CODE]
  4. Attention after the middle and on skip connections, without a projection at its end. [CODE]
  5. An inverse model for each agent, as in MPE; `inverse = shared` is the form elsewhere. [CODE]
- 6. Limits as the normaliser; `normaliser = cdf` is the paper's. Past observations before the first
-    are zeros after it. Dimensions that are constant in the data, padding also, are left out. The
-    normaliser is each agent's own. [OUR CHOICE]
+ 6. Limits as the normaliser, each agent's own; `cdf` is the paper's. Observations before the first
+    are zeros after it. Dimensions that are constant in the data are left out. [OUR CHOICE]
  7. A window that runs over the episode's end has no part in the loss there; the code repeats the
     last observation for MPE. Dead agents have none either. [OUR CHOICE]
- 8. The average of weights starts at once, with decay min(ema, n / (n + 9)), at every update;
-    the code averages every tenth from the 2,000th on, hence .9995 in `paper`. [OUR CHOICE]
- 9. Plans start from noise, also where a deterministic action is asked for (temperature .5 as in
-    the code); then discrete actions are the likeliest of (3). [CODE]
+ 8. The average of weights moves at every update, with decay min(ema, n / (n + 9)); the code's at
+    every tenth from the 2,000th on, hence .9995 in `paper`. [OUR CHOICE]
+ 9. Deterministic actions too come from plans that start from noise, of temperature .5. [CODE]
 10. `prediction = clean` learns x_0 in place of eps in (2), for few sampling steps. [OUR CHOICE]
+11. A plan holds the present and then the changes from step to step, in units of the data's 99.5%
+    quantile: a short training does not learn to copy the present to the precision that (3) needs.
+    `planned = absolute` is the paper's. [OUR CHOICE]
+12. With `direct` the network gets the known present once more, beside the noise level. [OUR CHOICE]
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ PAPER: dict[str, Any] = {
     "lr": 2e-4,
     "ema": 0.9995,
     "normaliser": "cdf",
+    "planned": "absolute",
+    "direct": False,
 }
 MOST_AGENTS = 64  # attention and plans of all agents at once: teams, not populations
-SEEN_ROWS = 200_000  # steps that the normaliser is fitted to, at most
 RANGES = (  # settings and their bounds; both ends are allowed
     ("widen diffusion_steps inverse_width batch_size", 1, 2**20),
     ("horizon", 2, 1_000),
@@ -98,6 +99,7 @@ RANGES = (  # settings and their bounds; both ends are allowed
 CHOICES = {
     "planner": ("local", "joint"),
     "sampler": ("ddim", "ddpm"),
+    "planned": ("changes", "absolute"),
     "prediction": ("epsilon", "clean"),
     "normaliser": ("limits", "cdf"),
     "inverse": ("independent", "shared"),
@@ -116,6 +118,8 @@ class MADiffConfig:
     diffusion_steps: int = 50  # K; paper 200
     sampler: Literal["ddim", "ddpm"] = "ddim"  # (5)
     sampler_steps: int = 5  # S, of DDIM; the paper's alternative has 15
+    planned: Literal["changes", "absolute"] = "changes"  # what a plan holds, difference 11
+    direct: bool = True  # the known present is also in the embedding, difference 12
     prediction: Literal["epsilon", "clean"] = "epsilon"  # what the network learns
     guidance: float = 1.2  # omega of (4), paper; 1 takes half the time
     dropout: float = 0.25  # probability of leaving the return out, paper
@@ -140,9 +144,8 @@ def check_settings(config: MADiffConfig) -> None:
                 raise UserError(f"--config.{name} is {value}, expected {low:g} to {high:g}.")
     for name, allowed in CHOICES.items():
         if getattr(config, name) not in allowed:
-            raise UserError(
-                f"--config.{name} is {getattr(config, name)!r}, expected {', '.join(allowed)}."
-            )
+            value = repr(getattr(config, name))
+            raise UserError(f"--config.{name} is {value}, expected {', '.join(allowed)}.")
     if config.dim < 16 or config.dim % 16:
         raise UserError(f"--config.dim is {config.dim}, expected a multiple of 16.")
     if not 1 <= config.sampler_steps <= config.diffusion_steps:
@@ -166,7 +169,7 @@ class Networks(nn.Module):
         sizes = (features, config.dim, config.widen, config.depth, config.diffusion_steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.denoise = TeamDenoiser(n, *sizes, config.attention)
+            self.denoise = TeamDenoiser(n, *sizes, config.attention, config.direct)
         models = n if config.inverse == "independent" else 1
         outputs = spec.n_actions or spec.act_dim
         self.inverse = InverseDynamics(seed, models, features, config.inverse_width, outputs)
@@ -198,11 +201,9 @@ class MADiff(Algorithm):
         super().__init__(config, spec, seeds, device)
         check_settings(config)
         if spec.n_agents > MOST_AGENTS or spec.horizon < 2:
-            raise UserError(
-                f"madiff plans the next observations of all agents at once, but {spec.id} has"
-                f" {spec.n_agents:,} agents and {spec.horizon} steps; expected at most"
-                f" {MOST_AGENTS} agents and at least 2 steps."
-            )
+            found = f"{spec.id} has {spec.n_agents:,} agents and {spec.horizon} steps"
+            wanted = f"at most {MOST_AGENTS} agents and at least 2 steps"
+            raise UserError(f"madiff plans for all agents at once: {found}, expected {wanted}.")
         self.normaliser = Normaliser(spec, config.normaliser).to(device)
         self.nets = Networks(config, spec, seeds[0]).to(device)
         self.ema = copy.deepcopy(self.nets).requires_grad_(False)
@@ -214,23 +215,18 @@ class MADiff(Algorithm):
         self.present = torch.arange(config.history + config.horizon, device=device) - config.history
         self.own_actions = action_mask(spec)[:, 0].to(device)  # [N, A]
         self.asked = torch.zeros(0)  # [S, N] y of each step of the data
-        self.parts = Parts(
-            normaliser=self.normaliser,
-            nets=self.nets,
-            ema=self.ema,
-            optimiser=self.optimiser,
-            noise=[self.generator],
-        )
+        learned = {"nets": self.nets, "ema": self.ema, "optimiser": self.optimiser}
+        self.parts = Parts(normaliser=self.normaliser, noise=[self.generator], **learned)
         self.begin(1, 0)
 
     def prepare(
         self, data: Dataset, steps: int, rngs: Rngs, model: GameModel | None = None
     ) -> None:
-        rows = np.linspace(0, data.n_steps - 1, min(data.n_steps, SEEN_ROWS)).astype(np.int64)
-        self.normaliser.fit(np.asarray(data.obs[rows]))
-        returns, scale = returns_to_go(data, self.config.gamma), self.config.returns_scale
-        found = returns / scale if scale else ranks_by_step(returns, data.starts)
-        self.asked = torch.as_tensor(found, dtype=torch.float32, device=self.device)
+        self.normaliser.to("cpu").fit(data)
+        self.normaliser.to(self.device)
+        asked, scale = returns_to_go(data, self.config.gamma), self.config.returns_scale
+        asked = asked / scale if scale else ranks_by_step(asked, data.starts)
+        self.asked = torch.as_tensor(asked, dtype=torch.float32, device=self.device)
         self.starts = torch.as_tensor(np.array(data.starts), device=self.device)
 
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:
@@ -238,21 +234,20 @@ class MADiff(Algorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         x, act, valid, row, weight = self._windows(batch)
-        b, n = x.shape[:2]
+        plan, (b, n) = self._plan_of(x) * valid.unsqueeze(-1), x.shape[:2]
         visible = self._visible(b)
         given = self._given(visible)  # [B, N, T, 1]
-        known = x * visible[:, :, None, None]  # what is not seen of the past is 0
+        known = plan * visible[:, :, None, None]  # what is not seen of the past is 0
         k = self._random(b, len(self.levels))
         level = self.levels[k].view(-1, 1, 1, 1)
         eps = torch.randn(x.shape, generator=self.generator, device=self.device)
-        noised = level.sqrt() * x + (1 - level).sqrt() * eps  # (1)
-        noised = torch.where(given, known, noised) * self.normaliser.used[:, None]
-        shown = torch.rand((b, n), generator=self.generator, device=self.device)
-        shown = (shown >= self.config.dropout).float()
-        found = self.nets.denoise(noised, k, self.asked[row], shown)
-        wanted = eps if self.config.prediction == "epsilon" else x
-        error = ((found - wanted).square() * self.normaliser.used[:, None]).sum(-1)  # [B, N, T]
-        error = error / self.normaliser.used.sum(-1).clamp(min=1)[:, None]
+        noised = level.sqrt() * plan + (1 - level).sqrt() * eps  # (1)
+        noised, used = torch.where(given, known, noised), self.normaliser.used[:, None]  # [N, 1, F]
+        u = torch.rand((b, n), generator=self.generator, device=self.device)
+        shown, present = (u >= self.config.dropout).float(), known[:, :, self.config.history]
+        found = self.nets.denoise(noised * used, k, self.asked[row], shown, present)
+        wanted = eps if self.config.prediction == "epsilon" else plan
+        error = ((found - wanted).square() * used).sum(-1) / used.sum(-1).clamp(min=1)  # [B, N, T]
         sought = valid * ~given.squeeze(-1) * weight[:, None, None]
         plan_loss = (error * sought).sum() / sought.sum().clamp(min=1)  # (2)
         inverse_loss = self._inverse_loss(x, act, valid)
@@ -287,6 +282,11 @@ class MADiff(Algorithm):
         row = row.minimum(self.starts[batch.episode + 1] - 1)
         return x * valid.unsqueeze(-1), act, valid, row, 1 + history * first.float()
 
+    def _plan_of(self, x: Tensor) -> Tensor:
+        """What is planned for features [B, N, T, F]."""
+        absolute = self.config.planned == "absolute"
+        return x if absolute else self.normaliser.changes(x, self.present > 0)
+
     def _random(self, count: int, high: int) -> Tensor:
         return torch.randint(high, (count,), generator=self.generator, device=self.device)
 
@@ -311,8 +311,8 @@ class MADiff(Algorithm):
         if self.spec.discrete:
             error = -found.log_softmax(-1).gather(-1, taken.unsqueeze(-1)).squeeze(-1)
         else:
-            error = ((found - taken).square() * self.own_actions).sum(-1)
-            error = error / self.own_actions.sum(-1).clamp(min=1)
+            error = (found - taken).square() * self.own_actions
+            error = error.sum(-1) / self.own_actions.sum(-1).clamp(min=1)
         return (error * both).sum() / both.sum().clamp(min=1)
 
     # -------------------------------------------------------------------------------------- acting
@@ -332,23 +332,24 @@ class MADiff(Algorithm):
         for k, after in zip(visits, [*visits[1:], None], strict=True):
             x = torch.where(given, known, x)
             level, lower = self.abar[k], 1.0 if after is None else self.abar[after]
-            found = self._guided(x, k)
+            found = self._guided(x, k, known[:, :, self.config.history])
             if self.config.prediction == "epsilon":
                 found = (x - (1 - level) ** 0.5 * found) / level**0.5
             noise = self._noise(x) if self.config.sampler == "ddpm" else None
             x = step_down(x, found.clamp(-1, 1), level, lower, noise) * used
         return x
 
-    def _guided(self, x: Tensor, k: int) -> Tensor:
+    def _guided(self, x: Tensor, k: int, present: Tensor) -> Tensor:
         """(4), with and without the return in one batch."""
         omega, shape = self.config.guidance, x.shape[:2]
         asked = torch.full(shape, self.config.target, device=x.device)
         times = torch.full(shape[:1], k, device=x.device)
         shown = torch.ones_like(asked)
         if omega == 1:
-            return self.ema.denoise(x, times, asked, shown)
-        twice = (torch.cat([y, y]) for y in (x, times, asked))
-        with_it, without = self.ema.denoise(*twice, torch.cat([shown, 0 * shown])).chunk(2)
+            return self.ema.denoise(x, times, asked, shown, present)
+        x, times, asked, present = (torch.cat([y, y]) for y in (x, times, asked, present))
+        shown = torch.cat([shown, 0 * shown])
+        with_it, without = self.ema.denoise(x, times, asked, shown, present).chunk(2)
         return without + omega * (with_it - without)
 
     def _noise(self, like: Tensor) -> Tensor:
@@ -377,6 +378,8 @@ class MADiff(Algorithm):
             known = (known.unsqueeze(1) * own[:, :, None, None]).flatten(0, 1)
             plans = self.plan(known, self._given(own).repeat(e, 1, 1, 1)).unflatten(0, (e, n))
             after = plans[:, :, :, self.config.history + 1].diagonal(dim1=1, dim2=2).mT
+        if self.config.planned == "changes":
+            after = now + after * self.normaliser.stride
         found = self.ema.inverse(now, after)
         if not self.spec.discrete:
             return (found.clamp(-1, 1) * self.own_actions).cpu().numpy()
@@ -393,7 +396,5 @@ class MADiff(Algorithm):
         self.steps = state["steps"]
 
     def cost(self) -> dict[str, float]:
-        return {
-            "parameters": sum(p.numel() for p in self.nets.parameters()),
-            "sampler_steps": len(self.schedule()),
-        }
+        parameters = sum(p.numel() for p in self.nets.parameters())
+        return {"parameters": parameters, "sampler_steps": len(self.schedule())}

@@ -121,14 +121,15 @@ def test_steps_down_are_ddims_and_the_gaussian_posterior_of_ddpm():
 def test_guidance_in_one_batch_is_that_of_two_calls():
     algorithm, _ = built(guidance=2.5)
     x, k = normal(4, 2, 4, 5), torch.full((4,), 3)
-    asked, ones = torch.full((4, 2), 0.9), torch.ones(4, 2)
+    asked, ones, now = torch.full((4, 2), 0.9), torch.ones(4, 2), x[:, :, 0]
     with torch.no_grad():
-        shown = algorithm.ema.denoise(x, k, asked, ones)
-        hidden = algorithm.ema.denoise(x, k, asked, 0 * ones)
+        shown = algorithm.ema.denoise(x, k, asked, ones, now)
+        hidden = algorithm.ema.denoise(x, k, asked, 0 * ones, now)
         wanted = hidden + 2.5 * (shown - hidden)
-        torch.testing.assert_close(algorithm._guided(x, 3), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(algorithm._guided(x, 3, now), wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        algorithm.ema.denoise(x, k, asked, 0 * ones), algorithm.ema.denoise(x, k, -asked, 0 * ones)
+        algorithm.ema.denoise(x, k, asked, 0 * ones, now),
+        algorithm.ema.denoise(x, k, -asked, 0 * ones, now),
     )
 
 
@@ -137,16 +138,18 @@ def test_guidance_in_one_batch_is_that_of_two_calls():
 def test_a_plan_finds_the_trajectory_that_the_network_knows(sampler, prediction):
     algorithm, _ = built(sampler=sampler, prediction=prediction, sampler_steps=4)
     truth = normal(3, 2, 4, 5).clamp(-1, 1) * algorithm.normaliser.used[:, None]
-    given = algorithm._given(torch.tensor([[1.0, 0.0]])).expand(3, -1, -1, -1)
+    visible = torch.tensor([[1.0, 0.0]])
+    given = algorithm._given(visible).expand(3, -1, -1, -1)
     seen = []
 
-    def oracle(x, k):
+    def oracle(x, k, present):
+        assert torch.equal(present, truth[:, :, 0] * visible.unsqueeze(-1))
         seen.append(x)
         level = algorithm.abar[k]
         return truth if prediction == "clean" else (x - level**0.5 * truth) / (1 - level) ** 0.5
 
     algorithm._guided = oracle
-    found = algorithm.plan(truth, given)
+    found = algorithm.plan(truth * visible[:, :, None, None], given)
     torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-4)
     assert len(seen) == algorithm.cost()["sampler_steps"] == {"ddim": 4, "ddpm": 8}[sampler]
     assert all(torch.equal(x[:, 0, 0], truth[:, 0, 0]) for x in seen)
@@ -212,19 +215,35 @@ def test_returns_are_discounted_to_the_end_and_ranked_within_a_step():
 
 def test_normalisers_are_limits_and_quantiles_of_each_agent():
     data = toy_dataset(TEAM, n_episodes=200)
+    data.obs[5::6] = data.obs[4::6]  # the last of an episode is left out of the fit
     obs = torch.as_tensor(data.obs)
     limits, cdf = Normaliser(TEAM, "limits"), Normaliser(TEAM, "cdf")
-    limits.fit(data.obs)
-    cdf.fit(data.obs)
+    limits.fit(data)
+    cdf.fit(data)
     low, high = data.obs.min(0), data.obs.max(0)
     wanted = 2 * (data.obs - low) / np.where(high > low, high - low, 1) - 1
     wanted[:, 1, 3:] = 0  # padding
     np.testing.assert_allclose(limits(obs), wanted, atol=1e-6)
     uniform = cdf(obs)
     rank = np.argsort(np.argsort(data.obs[:, 0, 0])) / (len(obs) - 1)
-    np.testing.assert_allclose(uniform[:, 0, 0], 2 * rank - 1, atol=0.01)
+    np.testing.assert_allclose(uniform[:, 0, 0], 2 * rank - 1, atol=0.02)
     assert (uniform[:, 1, 3:] == 0).all()
     assert cdf(10 * obs).abs().max() <= 1
+    steps = np.abs(np.diff(wanted.reshape(200, 6, 2, 5), axis=1)).reshape(-1, 2, 5)
+    share = (steps <= limits.stride.numpy()).mean(0)
+    assert (np.abs(share[0] - 0.995) < 0.002).all()
+
+
+def test_a_plan_holds_the_past_and_present_and_then_changes():
+    algorithm, _ = built(history=2, horizon=6)
+    x = normal(3, 2, 8, 5) / 10
+    found, stride = algorithm._plan_of(x), algorithm.normaliser.stride
+    torch.testing.assert_close(found[:, :, :3], x[:, :, :3])
+    for t in range(3, 8):
+        wanted = ((x[:, :, t] - x[:, :, t - 1]) / stride).clamp(-1, 1)
+        torch.testing.assert_close(found[:, :, t], wanted)
+    algorithm, _ = built(planned="absolute")
+    assert torch.equal(algorithm._plan_of(x), x)
 
 
 def test_independent_inverse_models_are_each_agents_own():
@@ -237,8 +256,8 @@ def test_independent_inverse_models_are_each_agents_own():
 
 
 # -------------------------------------------------------------------------------------- behaviour
-@pytest.mark.parametrize("planner", ["local", "joint"])
-def test_madiff_learns_a_linear_behaviour_from_observations_alone(planner):
+@pytest.mark.parametrize(("planner", "planned"), [("local", "changes"), ("joint", "absolute")])
+def test_madiff_learns_a_linear_behaviour_from_observations_alone(planner, planned):
     """Agents push themselves to 0: a = -0.8 o, o' = o + 0.5 a + noise."""
     data, rng = toy_dataset(TEAM, n_episodes=200), np.random.default_rng(0)
     obs = rng.uniform(-1, 1, (200, 2, 1))
@@ -247,7 +266,8 @@ def test_madiff_learns_a_linear_behaviour_from_observations_alone(planner):
         data.obs[rows], data.act[rows] = 0, 0
         data.obs[rows, :, :1], data.act[rows, :, :1] = obs, -0.8 * obs
         obs = obs + 0.5 * -0.8 * obs
-    algorithm, _ = built(data=data, planner=planner, lr=3e-3, ema=0.9, temperature=0.0)
+    settings = {"lr": 3e-3, "ema": 0.9, "temperature": 0.0}
+    algorithm, _ = built(data=data, planner=planner, planned=planned, **settings)
     for _ in range(150):
         algorithm.update(algorithm.sample(data, [rng]).seed(0))
     start = data.obs[::6]

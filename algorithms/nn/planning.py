@@ -14,6 +14,8 @@ from benchmark.batch import Dataset
 from benchmark.task import Array, TaskSpec
 
 KNOTS = 257  # quantiles of the CDF normaliser
+SEEN_ROWS = 200_000  # steps that the normaliser is fitted to, at most
+LARGEST = 0.995  # share of the data's steps that are no larger than `stride`
 
 
 def noise_levels(steps: int) -> Tensor:
@@ -63,6 +65,7 @@ class Normaliser(nn.Module):
 
     knots: Tensor
     used: Tensor
+    stride: Tensor
 
     def __init__(self, spec: TaskSpec, kind: str) -> None:
         super().__init__()
@@ -71,15 +74,21 @@ class Normaliser(nn.Module):
         ends = torch.linspace(-1, 1, count)
         self.register_buffer("knots", ends.repeat(spec.n_agents, width, 1))  # [N, D, Q] quantiles
         self.register_buffer("used", torch.ones(spec.n_agents, width))  # 0: constant in the data
+        self.register_buffer("stride", 2 * self.used)  # [N, F] unit of a feature's change in a step
 
-    def fit(self, obs: Array) -> None:
-        """obs [S, N, D]: quantiles of each agent and dimension; the two limits where Q = 2."""
+    def fit(self, data: Dataset) -> None:
+        """Quantiles of each agent and dimension, the two limits where Q = 2; then the strides."""
         if self.n_obs is not None:
             return
+        inside = np.setdiff1d(np.arange(data.n_steps), data.starts[1:] - 1)  # a next step follows
+        pick = np.linspace(0, len(inside) - 1, min(len(inside), SEEN_ROWS)).astype(np.int64)
+        obs, after = (np.asarray(data.obs[inside[pick] + i]) for i in (0, 1))  # [S, N, D]
         shares = np.linspace(0, 1, self.knots.shape[-1])
         knots = torch.as_tensor(np.quantile(obs, shares, axis=0)).permute(1, 2, 0)
         self.knots.copy_(knots)
         self.used.copy_(knots[..., -1] - knots[..., 0] > 1e-6)
+        change = (self(torch.as_tensor(after)) - self(torch.as_tensor(obs))).abs().numpy()
+        self.stride.copy_(torch.as_tensor(np.quantile(change, LARGEST, axis=0)).clamp(min=1e-3))
 
     def forward(self, obs: Tensor) -> Tensor:
         if self.n_obs is not None:
@@ -95,6 +104,13 @@ class Normaliser(nn.Module):
             inside = ((rows - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
             share = ((after - 1 + inside) / (count - 1)).permute(2, 0, 1).view_as(obs)
         return (2 * share - 1) * self.used
+
+    def changes(self, x: Tensor, later: Tensor) -> Tensor:
+        """Features x [B, N, T, F] with the change from the step before, in strides and clipped to
+        [-1, 1], in the place of each `later` step; later [T] bool, the first one false.
+        """
+        steps = (x.diff(dim=2) / self.stride[:, None]).clamp(-1, 1)
+        return torch.cat([x[:, :, :1], torch.where(later[1:, None], steps, x[:, :, 1:])], 2)
 
 
 class InverseDynamics(nn.Module):

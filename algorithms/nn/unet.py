@@ -151,7 +151,11 @@ class TeamUNet(nn.Module):
 
 
 class TeamDenoiser(nn.Module):
-    """The U-Net, told the noise level, the agent's number and a return that is asked of it."""
+    """The U-Net, told the noise level, the agent's number and a return that is asked of it.
+
+    With `direct` the embedding also holds what is known of the present, so that it need not be
+    found among the noise of the other steps.
+    """
 
     def __init__(
         self,
@@ -162,20 +166,32 @@ class TeamDenoiser(nn.Module):
         depth: int,
         levels: int,
         attention: bool,
+        direct: bool,
     ) -> None:
         super().__init__()
         self.levels = levels
-        self.level = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
-        deep = nn.Sequential(nn.Linear(dim, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
-        self.asked = nn.Sequential(nn.Linear(1, dim), nn.Mish(), deep)
-        self.agent = nn.Parameter(torch.randn(n_agents, dim))
-        self.unet = TeamUNet(features, dim, widen, depth, 3 * dim, attention=attention)
 
-    def forward(self, x: Tensor, k: Tensor, asked: Tensor, shown: Tensor) -> Tensor:
+        def embed(width: int) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(width, 4 * dim), nn.Mish(), nn.Linear(4 * dim, dim))
+
+        self.level = embed(dim)
+        self.asked = nn.Sequential(nn.Linear(1, dim), nn.Mish(), embed(dim))
+        self.present = embed(features) if direct else None
+        self.agent = nn.Parameter(torch.randn(n_agents, dim))
+        parts = 4 if direct else 3
+        self.unet = TeamUNet(features, dim, widen, depth, parts * dim, attention=attention)
+
+    def forward(
+        self, x: Tensor, k: Tensor, asked: Tensor, shown: Tensor, present: Tensor
+    ) -> Tensor:
         """x [B, N, T, F], levels k [B] counted from 0, returns asked [B, N]; `shown` [B, N] is 0
-        where the return is left out. The result has the shape of x.
+        where the return is left out; `present` [B, N, F] is 0 where it is not known. The result has
+        the shape of x.
         """
         level = self.level(time_features((k + 1) / self.levels, self.agent.shape[1] // 2))
         level = level.unsqueeze(1).expand(-1, x.shape[1], -1)  # [B, N, dim]
         wish = self.asked(asked.unsqueeze(-1)) * shown.unsqueeze(-1)
-        return self.unet(x, torch.cat([level, wish, self.agent.expand_as(level)], -1))
+        parts = [level, wish, self.agent.expand_as(level)]
+        if self.present is not None:
+            parts.append(self.present(present))
+        return self.unet(x, torch.cat(parts, -1))
