@@ -154,7 +154,8 @@ class ComaDICE(Algorithm):
         if self.spec.exchangeable:  # any of its agents are as good as others
             n_agents = min(n_agents, self.config.agents)
         first = np.asarray(data.obs[np.asarray(data.starts)[episodes], :n_agents])
-        self.first = torch.as_tensor(first, device=self.device)
+        kind = torch.float32 if self.spec.n_obs is None else torch.int64
+        self.first = torch.as_tensor(first, dtype=kind, device=self.device)
         self._set_compiled(resolve_compile(self.config.compile, steps))
 
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:

@@ -15,6 +15,7 @@ from benchmark.errors import UserError
 
 SCHEMA = 1
 MAX_BYTES = 256 * 1024
+Curve = dict[str, list[float | None]]  # None: the update at that point had no such loss
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Record:
     groups: list[str]  # names of the groups of agents, in the order of `returns`
     returns: list[list[float]]  # [episode][group], mean over the group's agents
     team_returns: list[float]  # [episode]
-    curve: dict[str, list[float]]  # "step" and the losses
+    curve: Curve  # "step" and the losses
     exact: dict[str, float]  # exploitability, value, ... of finite games
     cost: Cost
     tuning: Tuning
@@ -98,6 +99,12 @@ class Record:
     @property
     def failed(self) -> bool:
         return self.status == "failed"
+
+    def points(self, name: str) -> tuple[list[float], list[float]]:
+        """Steps and values of one loss of the curve, where it was logged."""
+        pairs = zip(self.curve["step"], self.curve[name], strict=False)
+        found = [(step, y) for step, y in pairs if step is not None and y is not None]
+        return [step for step, _ in found], [y for _, y in found]
 
     def mean_return(self) -> float:
         """Mean team return over the evaluation episodes; NaN where the run failed."""

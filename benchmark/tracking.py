@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from benchmark import files
 from benchmark.errors import UserError
+from benchmark.record import Curve
 
 Sink = Literal["tensorboard", "wandb"]
 
@@ -43,10 +44,10 @@ class Tracker:
                 ) from error
             self._wandb = wandb.init(project="offline-marl-bench", name=name, dir=str(folder))
 
-    def restore(self, curves: list[dict[str, list[float]]]) -> None:
+    def restore(self, curves: list[Curve]) -> None:
         """Begin the file again from the curves of a checkpoint, so that no line stands twice."""
         lines = [
-            json.dumps({"seed": seed, **{key: values[i] for key, values in curve.items()}})
+            json.dumps({"seed": seed} | {k: v[i] for k, v in curve.items() if v[i] is not None})
             for seed, curve in zip(self.seeds, curves, strict=True)
             for i in range(len(curve.get("step", [])))
         ]

@@ -21,7 +21,7 @@ from benchmark.algorithm import Algorithm, Variant, build_group
 from benchmark.batch import Batch, Dataset
 from benchmark.errors import UserError
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
-from benchmark.record import Tuning
+from benchmark.record import Curve, Tuning
 from benchmark.task import Array, Task
 from benchmark.tracking import Sink, Tracker
 
@@ -103,7 +103,7 @@ class Trainer:
         self.rngs = [np.random.default_rng([seed, 0]) for seed in run.seeds]
         self.step, self.train_seconds, self.finished = 0, 0.0, False
         self.env_seconds = 0.0  # of train_seconds, spent in playing; online tracks only
-        self.curves: list[dict[str, list[float]]] = [{} for _ in run.seeds]
+        self.curves: list[Curve] = [{} for _ in run.seeds]
         self.failed: dict[str, str] = {}  # seed -> reason
 
     def state(self) -> dict[str, Any]:
@@ -224,9 +224,13 @@ class Trainer:
             if bad:
                 self.failed.setdefault(str(seed), f"{bad[0]} was not finite at step {self.step}")
                 continue
-            self.curves[i].setdefault("step", []).append(float(self.step))
-            for name, column in values.items():
-                self.curves[i].setdefault(name, []).append(column[i])
+            curve = self.curves[i]
+            points = len(curve.setdefault("step", []))
+            curve["step"].append(float(self.step))
+            for name in dict.fromkeys([*curve, *values]):  # an update need not have every loss
+                if name != "step":
+                    known = curve.setdefault(name, [None] * points)
+                    known.append(values[name][i] if name in values else None)
         self.tracker.log(self.step, values)
         self.progress.train(self.step, {name: column[0] for name, column in values.items()})
 

@@ -174,10 +174,9 @@ def _curve(ax: Axes, name: str, label: str, records: Sequence[Record], index: in
     colour, dash = CYCLE[index % len(CYCLE)], DASHES[index % len(DASHES)]
     by_steps: dict[tuple[float, ...], list[list[float]]] = defaultdict(list)
     for record in records:
-        steps, values = record.curve["step"], record.curve[name]
-        length = min(len(steps), len(values))
-        ax.plot(steps[:length], values[:length], color=colour, alpha=0.3, linewidth=0.7)
-        by_steps[tuple(steps[:length])].append(values[:length])
+        steps, values = record.points(name)
+        ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.7)
+        by_steps[tuple(steps)].append(values)
     steps_of_most = max(by_steps, key=lambda steps: (len(by_steps[steps]), len(steps)))
     average = np.mean(by_steps[steps_of_most], axis=0)  # [point]
     ax.plot(steps_of_most, average, color=colour, linestyle=dash, linewidth=1.8, label=plain(label))

@@ -262,7 +262,7 @@ def _curves(runs: Sequence[Record]) -> list[dict[str, Any]]:
     names = sorted({name for run in runs for name in run.curve} - {"step"})[:CURVES]
     drawn = []
     for name in names:
-        own = [(run.curve["step"], run.curve[name]) for run in runs if name in run.curve]
+        own = [run.points(name) for run in runs if name in run.curve]
         values = [v for _, losses in own for v in losses]
         last = max(step for steps, _ in own for step in steps)
         low, high = min(values), max(values)

@@ -22,7 +22,11 @@ STEPS = {"random": 0, "bc": 1500, "matd3bc": 600}  # a few seconds each; the oth
 
 
 def dataset_for(row: str) -> str:
-    return TEAM if "continuous" in algorithms.registry().cls(row).requires else TINY
+    """A small dataset that the row takes (madiff plans for few agents), or an online row's task."""
+    cls = algorithms.registry().cls(row)
+    if cls.variants["default"].track == "online":
+        return TEAM.replace("/random", "")
+    return TEAM if row == "madiff" or "continuous" in cls.requires else TINY
 
 
 def arguments(row: str, out: Path) -> list[str]:
@@ -64,7 +68,8 @@ def kill_after_a_checkpoint(words: list[str], out: Path, row: str, rng: random.R
 def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(
     row: str, data_root: Path, tmp_path: Path
 ) -> None:
-    assert bench("data", dataset_for(row)).returncode == 0
+    if dataset_for(row) in (TEAM, TINY):
+        assert bench("data", dataset_for(row)).returncode == 0
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = bench(*arguments(row, whole))
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def final(run: Run) -> dict[str, Any]:
 def same(a: Any, b: Any, path: str = "") -> list[str]:
     """Paths at which two states differ, bit by bit; times apart."""
     if isinstance(a, dict) and isinstance(b, dict) and set(a) == set(b):
-        keys = [key for key in a if key != "train_seconds"]
+        keys = [key for key in a if key not in ("train_seconds", "env_seconds")]
         return [p for key in keys for p in same(a[key], b[key], f"{path}/{key}")]
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return [p for i in range(len(a)) for p in same(a[i], b[i], f"{path}/{i}")]
@@ -72,6 +73,29 @@ def test_an_interrupt_in_the_middle_of_an_update_waits_for_its_end(tmp_path, mon
         runner.execute(broken, tmp_path / "rb")
     runner.execute(broken, tmp_path / "rb")
     assert same(final(whole), final(broken)) == []
+
+
+def test_a_loss_that_comes_and_goes_is_kept_at_its_own_steps(tmp_path, monkeypatch) -> None:
+    run = make_run(tmp_path / "a", "bc")
+    step, calls = run.cls.update, []
+
+    def update(self: Any, batch: Any) -> Any:
+        calls.append(1)
+        losses = step(self, batch)
+        return losses | ({"rare": torch.tensor(float(len(calls)))} if len(calls) % 3 == 0 else {})
+
+    monkeypatch.setattr(run.cls, "update", update)
+    with pytest.raises(Interrupted):
+        runner.execute(run, tmp_path / "r", progress=StopAt(17))
+    made = runner.execute(run, tmp_path / "r")
+    (read, _) = record.read_all([tmp_path / "r"])
+    assert read.curve == made[0].curve
+    assert read.points("rare") == ([3.0 * i for i in range(1, 11)], [3.0 * i for i in range(1, 11)])
+    assert len(read.points("loss")[0]) == 30
+    lines = [json.loads(line) for line in (run.where / "losses.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "rare" in line and line["seed"] == 0] == [
+        3.0 * i for i in range(1, 11)
+    ]
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:

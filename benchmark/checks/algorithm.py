@@ -123,6 +123,8 @@ def trained(
 def observations(data: ToyDataset, n_envs: int, n_seeds: int, first: int = 0) -> Array:
     """The same observations [K, E, N, D] for every seed."""
     obs = data.obs[first + np.arange(n_envs)]
+    if data.spec.n_obs is not None:
+        obs = obs.astype(np.int64)  # as an environment gives them
     return np.broadcast_to(obs, (n_seeds, *obs.shape)).copy()
 
 
@@ -245,7 +247,8 @@ def check_learning(subject: AlgorithmSubject, data: ToyDataset) -> None:
     if not subject.trains:
         return
     _, losses = trained(subject, data, (0,), LEARNING_UPDATES)
-    curves = {name: np.array([loss[name].mean() for loss in losses]) for name in losses[0]}
+    names = {name for loss in losses for name in loss}
+    curves = {n: np.array([loss[n].mean() for loss in losses if n in loss]) for n in sorted(names)}
     ends = {name: (curve[:10].mean(), curve[-30:].mean()) for name, curve in curves.items()}
     if not any(last < first - 0.02 * abs(first) for first, last in ends.values()):
         shown = ", ".join(f"{name} {a:.3g} -> {b:.3g}" for name, (a, b) in ends.items())

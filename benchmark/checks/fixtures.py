@@ -91,7 +91,8 @@ class ToyDataset:
         columns = first[..., None] + np.arange(agents or self.spec.n_agents)  # [K, B, n]
         picked = array[np.where(valid, rows, 0)[..., None], columns[:, :, None]]
         picked = picked * valid.reshape(*valid.shape, *[1] * (picked.ndim - 3)).astype(array.dtype)
-        return torch.from_numpy(picked)
+        found = torch.from_numpy(picked)
+        return found if found.is_floating_point() else found.long()
 
     def _batch(self, rngs: Rngs, rows: Array, agents: int | None) -> Batch:
         free = self.spec.n_agents - (agents or self.spec.n_agents)
@@ -121,16 +122,16 @@ def toy_dataset(spec: TaskSpec, n_episodes: int = 40, seed: int = 0) -> ToyDatas
     steps, n_agents = n_episodes * spec.horizon, spec.n_agents
     shape = (steps + 1, n_agents)
     if spec.n_obs is not None:
-        obs = rng.integers(spec.n_obs, size=(*shape, 1))
+        obs = rng.integers(spec.n_obs, size=(*shape, 1), dtype=np.int32)  # as in a file
     else:
         widths = np.repeat([g.obs_dim for g in spec.groups], [g.n_agents for g in spec.groups])
         obs = rng.normal(size=(*shape, spec.obs_dim)).astype(np.float32)
         obs *= np.arange(spec.obs_dim) < widths[:, None]
     if spec.n_actions is not None:
-        wanted = np.floor(obs[:-1].sum(-1)).astype(np.int64) % spec.n_actions
+        wanted = np.floor(obs[:-1].sum(-1)).astype(np.int32) % spec.n_actions
         act = np.where(
             rng.random(wanted.shape) < 0.8, wanted, rng.integers(spec.n_actions, size=wanted.shape)
-        )
+        ).astype(np.int32)
         logp = np.log(np.where(act == wanted, 0.8, 0.0) + 0.2 / spec.n_actions).astype(np.float32)
     else:
         widths = np.repeat([g.act_dim for g in spec.groups], [g.n_agents for g in spec.groups])
