@@ -100,11 +100,11 @@ class Record:
     def failed(self) -> bool:
         return self.status == "failed"
 
-    def points(self, name: str) -> tuple[list[float], list[float]]:
-        """Steps and values of one loss of the curve, where it was logged."""
-        pairs = zip(self.curve["step"], self.curve[name], strict=False)
-        found = [(step, y) for step, y in pairs if step is not None and y is not None]
-        return [step for step, _ in found], [y for _, y in found]
+    def points(self, axis: str, name: str) -> tuple[list[float], list[float]]:
+        """Two columns of the curve, "step" and a loss, say: the points that have both."""
+        pairs = zip(self.curve[axis], self.curve[name], strict=False)
+        found = [(x, y) for x, y in pairs if x is not None and y is not None]
+        return [x for x, _ in found], [y for _, y in found]
 
     def mean_return(self) -> float:
         """Mean team return over the evaluation episodes; NaN where the run failed."""

@@ -32,6 +32,7 @@ DASHES = ("-", "--", "-.", ":")
 FLOOR_DASHES = {"random": ":", "dataset mean": "--", "bc": "-"}
 SUFFIXES = (".png", ".svg")
 CHARACTER = 0.0125  # width of a letter of a line's name, in widths of a panel
+AXES = {"step": "gradient steps", "env_steps": "environment steps"}  # of curves
 MAX_PANELS = 6  # losses in one figure of curves
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -59,21 +60,24 @@ def curves(records: Sequence[Record], path: Path) -> None:
     """One panel per logged loss: a line per algorithm (mean over seeds), each seed thin behind it.
 
     Best with the records of one dataset; of more than MAX_PANELS losses the commonest are drawn.
+    Of runs that play while they learn, returns come first, and environment steps are the x axis.
     """
+    axis = "env_steps" if all("env_steps" in run.curve for run in records if run.curve) else "step"
     panels: dict[str, list[tuple[int, str, list[Record]]]] = defaultdict(list)
     for index, (label, runs) in enumerate(labelled(records)):
-        for name in sorted({name for run in runs for name in run.curve} - {"step"}):
+        for name in sorted({name for run in runs for name in run.curve} - set(AXES)):
             panels[name].append((index, label, [run for run in runs if name in run.curve]))
     if not panels:
         raise UserError(f"cannot draw {path}: none of the {len(records)} records has a curve.")
-    names = sorted(panels, key=lambda name: (-len(panels[name]), name))[:MAX_PANELS]
+    names = sorted(panels, key=lambda name: (name != "return", -len(panels[name]), name))
+    names = names[:MAX_PANELS]
     with _figure(path, (7.6, 2.3 * len(names)), [1] * len(names)) as axes:
         for ax, name in zip(axes, names, strict=True):
             for index, label, runs in panels[name]:
-                _curve(ax, name, label, runs, index)
+                _curve(ax, (axis, name), label, runs, index)
             ax.set_ylabel(plain(name))
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        axes[-1].set_xlabel("gradient steps")
+        axes[-1].set_xlabel(AXES[axis])
 
 
 @contextmanager
@@ -170,11 +174,13 @@ def _tick(row: Row) -> str:
     return f"{plain(row.label)}\n{', '.join(notes)}"
 
 
-def _curve(ax: Axes, name: str, label: str, records: Sequence[Record], index: int) -> None:
+def _curve(
+    ax: Axes, names: tuple[str, str], label: str, records: Sequence[Record], index: int
+) -> None:
     colour, dash = CYCLE[index % len(CYCLE)], DASHES[index % len(DASHES)]
     by_steps: dict[tuple[float, ...], list[list[float]]] = defaultdict(list)
     for record in records:
-        steps, values = record.points(name)
+        steps, values = record.points(*names)
         ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.7)
         by_steps[tuple(steps)].append(values)
     steps_of_most = max(by_steps, key=lambda steps: (len(by_steps[steps]), len(steps)))

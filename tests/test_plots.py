@@ -86,3 +86,16 @@ def test_curves_draw_one_panel_per_loss_and_tell_configurations_apart(tmp_path: 
 def test_a_wrong_suffix_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"found suffix '.pdf', expected .png or .svg"):
         plots.comparison(summarise(example(), {}, scale), tmp_path / "board.pdf")
+
+
+def test_runs_that_play_are_drawn_by_environment_steps_returns_first(tmp_path: Path) -> None:
+    curve = {"step": [1.0, 2.0, 3.0], "env_steps": [100.0, 200.0, 300.0]}
+    curve |= {"a_loss": [3.0, None, 1.0], "return": [0.0, 1.0, 2.0]}
+    plots.curves(runs("omar", [1, 2], curve=curve, track="online"), tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert "environment steps" in text
+    assert "gradient steps" not in text
+    assert text.index(">return<") < text.index(">a_loss<")
+    mixed = [*runs("omar", [1], curve=curve), *runs("bc", [1])]
+    plots.curves(mixed, tmp_path / "b.svg")
+    assert "gradient steps" in (tmp_path / "b.svg").read_text()

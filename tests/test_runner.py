@@ -90,8 +90,11 @@ def test_a_loss_that_comes_and_goes_is_kept_at_its_own_steps(tmp_path, monkeypat
     made = runner.execute(run, tmp_path / "r")
     (read, _) = record.read_all([tmp_path / "r"])
     assert read.curve == made[0].curve
-    assert read.points("rare") == ([3.0 * i for i in range(1, 11)], [3.0 * i for i in range(1, 11)])
-    assert len(read.points("loss")[0]) == 30
+    assert read.points("step", "rare") == (
+        [3.0 * i for i in range(1, 11)],
+        [3.0 * i for i in range(1, 11)],
+    )
+    assert len(read.points("step", "loss")[0]) == 30
     lines = [json.loads(line) for line in (run.where / "losses.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "rare" in line and line["seed"] == 0] == [
         3.0 * i for i in range(1, 11)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,13 +53,18 @@ def table(options: Leaderboard) -> int:
 
 
 def draw(records: Sequence[Record], folder: Path) -> list[Path]:
-    """One comparison and one figure of curves a dataset, as PNG and SVG."""
+    """One comparison and one figure of curves a dataset, or a task of the online track, as PNG and
+    SVG.
+    """
     from leaderboard import plots as figures
 
     made = []
-    for dataset in sorted({item.dataset for item in records}):
-        own = [item for item in records if item.dataset == dataset]
-        name = dataset.replace("/", "--") or "no-dataset"
+    boards: dict[str, list[Record]] = defaultdict(list)
+    for item in records:
+        online = "" if item.track in ("offline", "model") else f"--{item.track}"
+        boards[(item.dataset or item.task) + online].append(item)
+    for board, own in sorted(boards.items()):
+        name = board.replace("/", "--")
         for suffix in ("png", "svg"):
             path = folder / f"{name}.{suffix}"
             figures.comparison(rows_of(own), path)
