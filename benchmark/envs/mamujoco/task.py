@@ -105,7 +105,15 @@ def _build(match: re.Match[str]) -> Task:
     return MaMujoco(match["name"])
 
 
-RANKED = ("halfcheetah-2x3", "hopper-3x1", "swimmer-2x1")  # an expert and a reference are committed
+RANKED = (  # an expert and a reference are committed
+    "halfcheetah-2x3",
+    "halfcheetah-6x1",
+    "hopper-3x1",
+    "walker2d-2x3",
+    "ant-2x4",
+    "ant-4x2",
+    "swimmer-2x1",
+)
 
 FAMILY = Family(
     pattern=rf"mamujoco/(?P<name>{'|'.join(PARTITIONS)})-v1",
