@@ -87,6 +87,7 @@ def test_an_agent_depends_on_the_actions_before_its_own_only(spec: Any) -> None:
     algorithm = fit(BCJoint, data, 20)
     obs = torch.as_tensor(data.obs[:16]).transpose(0, 1)[None]
     act = torch.as_tensor(data.act[:16]).transpose(0, 1)[None]
+    act = act.long() if spec.discrete else act
     step = torch.zeros(1, 2, 16, dtype=torch.int64)
     before = algorithm.log_prob(obs, act, step)
     for agent in range(2):
