@@ -2,9 +2,7 @@
 
 import copy
 import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -535,19 +533,3 @@ def test_compiled_training_is_eager_training(cls, spec):
         ends.append(checks.tensors(algorithm))
     for name, eager in ends[0].items():
         torch.testing.assert_close(ends[1][name], eager, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize(("name", "cls"), [("bc", BC), ("matd3bc", MATD3BC)])
-def test_the_frozen_configuration_is_the_one_that_the_search_chose(name, cls):
-    path = Path(__file__).parents[1] / "leaderboard" / "tuning" / f"{name}.json"
-    search = json.loads(path.read_text())
-    (chosen,) = [tried for tried in search["configurations"] if tried["chosen"]]
-    variant = cls.variants["default"]
-    overrides, steps = variant.resolve(search["task"], "quick")
-    config = dataclasses.asdict(cls.Config(**overrides))
-    assert {key: config[key] for key in chosen["config"]} == chosen["config"]
-    assert steps == chosen["steps"]
-    tuned = variant.tuned(search["task"])
-    assert tuned.configs_tried == len(search["configurations"]) == search["configs_tried"] <= 8
-    assert tuned.online_episodes == search["online_episodes"]
-    assert variant.tuned("meanfield/squeeze-n100-v1").configs_tried == 0

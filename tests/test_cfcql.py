@@ -14,7 +14,6 @@ from benchmark.errors import UserError
 from tests.test_macql import (
     PAD,
     fit,
-    frozen_is_chosen,
     grown,
     mean,
     naive_team,
@@ -225,7 +224,3 @@ def test_heterogeneous_teams_train_and_their_padding_is_never_played(task):
 def test_settings_out_of_range_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         CFCQL(CFCQL.Config(**options), TEAM, (0,))
-
-
-def test_the_frozen_configuration_is_the_one_that_the_search_chose():
-    frozen_is_chosen("cfcql", CFCQL)

@@ -1,9 +1,5 @@
 """MA-CQL and what the conservative learners share: against plain formulas, and what it learns."""
 
-import dataclasses
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -116,21 +112,6 @@ def fit(cls, data, steps, seeds=(0,), **config):
         algorithm.update(algorithm.sample(data, rngs))
     algorithm.begin(1, 0)
     return algorithm
-
-
-def frozen_is_chosen(name, cls):
-    """The configuration of mpe/ is the one that leaderboard/tuning says was chosen."""
-    path = Path(__file__).parents[1] / "leaderboard" / "tuning" / f"{name}.json"
-    search = json.loads(path.read_text())
-    (chosen,) = [tried for tried in search["configurations"] if tried["chosen"]]
-    variant = cls.variants["default"]
-    overrides, steps = variant.resolve(search["task"], "quick")
-    config = dataclasses.asdict(cls.Config(**overrides))
-    assert {key: config[key] for key in chosen["config"]} == chosen["config"]
-    assert steps == chosen["steps"]
-    tuned = variant.tuned(search["task"])
-    assert tuned.configs_tried == len(search["configurations"]) == search["configs_tried"] <= 8
-    assert tuned.online_episodes == search["online_episodes"]
 
 
 # ---------------------------------------------------------------------------- critics of candidates
@@ -442,7 +423,3 @@ def test_heterogeneous_teams_train_and_their_padding_is_never_played(task, criti
 def test_settings_out_of_range_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         MACQL(MACQL.Config(**options), TEAM, (0,))
-
-
-def test_the_frozen_configuration_is_the_one_that_the_search_chose():
-    frozen_is_chosen("macql", MACQL)

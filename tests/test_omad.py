@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -346,20 +344,6 @@ def test_offline_adaptation_noises_data_until_they_reach_the_prior() -> None:
         signal, variance = signal * shrink, variance * shrink**2 + 2 * dt
     assert signal < 0.1
     assert variance == pytest.approx(config.prior**2, rel=0.5)
-
-
-@pytest.mark.parametrize("name", ONLINE)
-def test_the_frozen_configuration_is_the_one_that_the_search_chose(name: str) -> None:
-    path = Path(__file__).parents[1] / "leaderboard" / "tuning" / f"{name}.json"
-    search = json.loads(path.read_text())
-    (chosen,) = [tried for tried in search["configurations"] if tried["chosen"]]
-    cls = algorithms.registry().cls(name)
-    for variant in cls.variants.values():
-        config = dataclasses.asdict(cls.Config(**variant.resolve(search["task"], "quick")[0]))
-        assert {key: config[key] for key in chosen["config"]} == chosen["config"]
-    tuned = cls.variants["default"].tuned(search["task"])
-    assert tuned.configs_tried == len(search["configurations"]) == search["configs_tried"] <= 8
-    assert tuned.online_episodes == search["online_episodes"]
 
 
 # ----------------------------------------------------------------------------------------- options

@@ -14,7 +14,6 @@ from tests.perf import bench_team
 from tests.test_macql import (
     PAD,
     fit,
-    frozen_is_chosen,
     grown,
     mean,
     naive_team,
@@ -242,7 +241,3 @@ def test_the_floor_of_an_update_is_its_matrix_products():
     found = bench_team.measure("bc", 32, rounds=1, seconds=0.01)
     assert found["update_ms"] > found["floor_ms"] > 0
     assert found["ratio"] > 1
-
-
-def test_the_frozen_configuration_is_the_one_that_the_search_chose():
-    frozen_is_chosen("omar", OMAR)

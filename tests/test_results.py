@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.conftest import ROOT
 
 RESULTS = ROOT / "leaderboard" / "results"
 PATHS = sorted(RESULTS.rglob("*.json"))
+SEARCHES = sorted((ROOT / "leaderboard" / "tuning").glob("*.json"))
 MAIN = ("meanfield/squeeze-n1000/medium-v1", "mpe/spread/medium-v1")
 
 
@@ -45,13 +47,25 @@ def test_floors_of_the_main_datasets_are_those_of_todays_code(dataset: str, floo
     assert {item.seed for item in own if item.code_sha256 == code} >= {0, 1, 2}
 
 
-@pytest.mark.parametrize("name", ["bc", "matd3bc"])
-def test_frozen_configurations_are_those_of_the_committed_search(name: str) -> None:
-    search = json.loads((ROOT / "leaderboard" / "tuning" / f"{name}.json").read_text())
-    (chosen,) = [entry for entry in search["configurations"] if entry.get("chosen")]
-    own = [record.read(path) for path in RESULTS.glob(f"mpe/spread/*/{name}/quick-*.json")]
-    assert own
-    for item in own:
-        for key, value in chosen["config"].items():
-            assert item.config[key] == value
-        assert item.tuning.configs_tried == len(search["configurations"])
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
+def test_what_runs_and_what_ran_is_what_the_committed_search_chose(path: Path) -> None:
+    search = json.loads(path.read_text())
+    name, tried = search["algo"], search["configurations"]
+    assert path.stem == name
+    (chosen,) = [entry for entry in tried if entry["chosen"]]
+    cls = algorithms.registry().cls(name)
+    variant = cls.variants["default"]
+    overrides, steps = variant.resolve(search["task"], "quick")
+    config = dataclasses.asdict(cls.Config(**overrides))
+    assert {key: config[key] for key in chosen["config"]} == chosen["config"]
+    if variant.track == "offline":
+        assert steps == chosen["steps"]
+    tuned = variant.tuned(search["task"])
+    assert tuned.configs_tried == len(tried) == search["configs_tried"] <= 8
+    assert tuned.online_episodes == search["online_episodes"]
+    code = provenance.code_sha256(cls)
+    for ran in RESULTS.glob(f"{search['family']}*/*/{name}/quick-*.json"):
+        item = record.read(ran)
+        if item.code_sha256 == code:
+            assert {key: item.config[key] for key in chosen["config"]} == chosen["config"]
+            assert item.tuning.configs_tried == len(tried)
