@@ -12,7 +12,15 @@ import pytest
 from tests.conftest import ROOT
 
 # What make and pip would inherit from the test's own environment, and a stranger would not have.
-INHERITED = ("VIRTUAL_ENV", "PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "OFFLINE_MARL_DATA")
+INHERITED = (
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "MFLAGS",
+    "ARGS",
+    "OFFLINE_MARL_DATA",
+)
 
 
 def clone(folder: Path) -> Path:
