@@ -472,6 +472,11 @@ def test_bench_of_an_online_algorithm_takes_a_task() -> None:
 
     assert bench.default_source("omad", Bench("omad")) == "mpe/spread-v1"
     assert bench.default_source("omad", Bench("omad", task="probe/bandit-v1")) == "probe/bandit-v1"
+    assert (
+        bench.default_source("bc", Bench("bc", task="mpe/tag-flee-v1")) == "mpe/tag-flee/medium-v1"
+    )
+    two = bench.default_source("bc", Bench("bc", task="probe/bandit-v1"))
+    assert two == "probe/bandit/two-mode-v1"
     assert bench.default_source("omad.o2o", Bench("omad.o2o")) == "mpe/spread/medium-v1"
     (run,) = bench.plan("omad", "probe/bandit-v1", Train("omad", "probe/bandit-v1"))
     assert run.data is None

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 RESULTS = ROOT / "leaderboard" / "results"
 POPULATION = "meanfield/squeeze-n1000/medium-v1"  # main dataset of mean-field methods
 TEAM = "mpe/spread/medium-v1"  # and of the others
+TIERS = ("medium", "two-mode")  # what a task alone stands for
 PLAYED = "mpe/spread-v1"  # main task of online methods
 FLOORS = ("random", "bc")
 
@@ -83,8 +84,8 @@ def task_of(data: Dataset) -> Task:
 
 
 def default_source(row: str, options: Bench) -> str:
-    """The dataset of a bench: --dataset, else the medium tier of --task, else the method's main
-    one. Of an online row, the task.
+    """The dataset of a bench: --dataset, else the medium tier of --task, or two modes of a probe,
+    else the method's main one. Of an online row, the task.
     """
     if options.dataset and options.task:
         raise UserError("options --dataset and --task were both given, expected one of them.")
@@ -95,10 +96,12 @@ def default_source(row: str, options: Bench) -> str:
         return options.task or PLAYED
     if options.task:
         name = registry.task(options.task).spec.id.rsplit("-v", 1)[0]
-        ids = [known for known in datasets.catalogue() if known.startswith(f"{name}/medium-v")]
-        if not ids:
-            raise unknown_name("dataset", f"{name}/medium-v1", datasets.catalogue())
-        return ids[-1]
+        for tier in TIERS:
+            if ids := [
+                known for known in datasets.catalogue() if known.startswith(f"{name}/{tier}-v")
+            ]:
+                return ids[-1]
+        raise unknown_name("dataset", f"{name}/{TIERS[0]}-v1", datasets.catalogue())
     return POPULATION if "exchangeable" in cls.requires else TEAM
 
 

@@ -23,7 +23,7 @@ class Bench:
     dataset: str = ""
     """Dataset id, namespace/name/tier-vN; default: the algorithm's main one."""
     task: str = ""
-    """Task id: an online algorithm plays it, another takes its medium dataset."""
+    """Task id: an online algorithm plays it, another takes its medium (probes: two-mode) data."""
     seeds: tuple[int, ...] = ()
     """Training seeds; default: the protocol's."""
     protocol: ProtocolName = "quick"

@@ -5,6 +5,7 @@ else.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 
 README = ROOT / "README.md"
 FIGURES = ROOT / "leaderboard" / "figures"
-SPREAD = "mpe/spread"
 TIERS = ("random", "medium-replay", "medium", "expert")
-TEAM = ("bc", "matd3bc")
+TEAMS = ("mpe/spread", "mpe/tag-flee")
 BENCH = "meanfield/squeeze-n1000/medium-v1"  # of the first command on the page
 WEIGHTED, UNWEIGHTED, COARSE = "mfdiffuser", "mfdiffuser.none", "mfdiffuser.hierarchical"
 
@@ -70,22 +70,34 @@ def effects(records: list[Record]) -> str:
 
 
 def tiers(records: list[Record]) -> str:
-    """Scores of the team algorithms on every tier of spread."""
-    import datasets
+    """Scores of the team algorithms on the tiers of spread and tag, a table a task."""
+    from leaderboard.table import interval, mark
 
-    reference = registry.task(f"{SPREAD}-v1").reference()
-    assert reference is not None
-    lines = [
-        f"| `{SPREAD}` | {' | '.join(TEAM)} | dataset mean |",
-        "|---|" + "---|" * (len(TEAM) + 1),
-    ]
-    for tier in TIERS:
-        dataset = f"{SPREAD}/{tier}-v1"
-        own = [item for item in records if item.dataset == dataset]
-        mean = float(reference.score("return", datasets.mean_return(dataset) or 0.0))
-        cells = [spoken(own, row) for row in TEAM] + [f"{mean:.1f}"]
-        lines.append(f"| {tier} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    tables = []
+    for task in TEAMS:
+        cells: dict[str, dict[str, tuple[float, str]]] = defaultdict(dict)
+        for tier in TIERS:
+            own = [item for item in records if item.dataset == f"{task}/{tier}-v1"]
+            for row in board.rows_of(own):
+                said = row.execution if row.execution == "joint" else mark(row)
+                name = f"{row.label} ({said})" if said else row.label
+                if row.value is not None and row.label != "random" and row.kind != "reference":
+                    text = f"{row.value.value:.1f}"
+                    if row.runs:
+                        text += f" [{interval(row).replace(' to ', ', ')}] ({len(row.seeds)})"
+                    cells[name][tier] = (row.value.value, text)
+        lines = [f"| `{task}` | {' | '.join(TIERS)} |", "|---|" + "---|" * len(TIERS)]
+        # the most complete first, then by their mean
+        order = sorted(cells, key=lambda name: (-len(cells[name]), -_mean(cells[name])))
+        for name in order:
+            found = [cells[name].get(tier, (0.0, ""))[1] for tier in TIERS]
+            lines.append(f"| {name} | {' | '.join(found)} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _mean(cells: dict[str, tuple[float, str]]) -> float:
+    return float(np.mean([value for value, _ in cells.values()]))
 
 
 def run(options: Readme) -> int:
