@@ -41,6 +41,12 @@ Differences from the paper
     quantile: a short training does not learn to copy the present to the precision that (3) needs.
     `planned = absolute` is the paper's. [OUR CHOICE]
 12. With `direct` the network gets the known present once more, beside the noise level. [OUR CHOICE]
+
+What reproduces: nothing yet. On expert development data of spread the compact network stands below
+random play (-18 after 1,000 updates of 32 windows, BC 95 after 5,000 of 256). The inverse model is
+good, .023 from the logged action given the true next observation; the plan is not: after 800
+updates its actions correlate by .05 with the logged ones. Whether that is too little training,
+30,000 windows, or a fault is not known.
 """
 
 from __future__ import annotations
