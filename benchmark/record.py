@@ -15,6 +15,7 @@ from benchmark.errors import UserError
 
 SCHEMA = 1
 MAX_BYTES = 256 * 1024
+AXES = ("step", "env_steps")  # columns of a curve that are no losses
 Curve = dict[str, list[float | None]]  # None: the update at that point had no such loss
 
 
@@ -99,6 +100,10 @@ class Record:
     @property
     def failed(self) -> bool:
         return self.status == "failed"
+
+    def losses(self) -> list[str]:
+        """Names of the curve's columns that hold a value and are no axis."""
+        return [name for name in self.curve if name not in AXES and self.points("step", name)[0]]
 
     def points(self, axis: str, name: str) -> tuple[list[float], list[float]]:
         """Two columns of the curve, "step" and a loss, say: the points that have both."""

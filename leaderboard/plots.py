@@ -32,7 +32,7 @@ DASHES = ("-", "--", "-.", ":")
 FLOOR_DASHES = {"random": ":", "dataset mean": "--", "bc": "-"}
 SUFFIXES = (".png", ".svg")
 CHARACTER = 0.0125  # width of a letter of a line's name, in widths of a panel
-AXES = {"step": "gradient steps", "env_steps": "environment steps"}  # of curves
+AXIS = {"step": "gradient steps", "env_steps": "environment steps"}  # of curves
 MAX_PANELS = 6  # losses in one figure of curves
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -65,8 +65,8 @@ def curves(records: Sequence[Record], path: Path) -> None:
     axis = "env_steps" if all("env_steps" in run.curve for run in records if run.curve) else "step"
     panels: dict[str, list[tuple[int, str, list[Record]]]] = defaultdict(list)
     for index, (label, runs) in enumerate(labelled(records)):
-        for name in sorted({name for run in runs for name in run.curve} - set(AXES)):
-            panels[name].append((index, label, [run for run in runs if name in run.curve]))
+        for name in sorted({name for run in runs for name in run.losses()}):
+            panels[name].append((index, label, [run for run in runs if name in run.losses()]))
     if not panels:
         raise UserError(f"cannot draw {path}: none of the {len(records)} records has a curve.")
     names = sorted(panels, key=lambda name: (name != "return", -len(panels[name]), name))
@@ -77,7 +77,7 @@ def curves(records: Sequence[Record], path: Path) -> None:
                 _curve(ax, (axis, name), label, runs, index)
             ax.set_ylabel(plain(name))
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        axes[-1].set_xlabel(AXES[axis])
+        axes[-1].set_xlabel(AXIS[axis])
 
 
 @contextmanager

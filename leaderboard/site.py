@@ -259,10 +259,10 @@ def _run(row: Row, run: Record, index: int) -> dict[str, Any]:
 
 def _curves(runs: Sequence[Record]) -> list[dict[str, Any]]:
     """Up to CURVES losses as polylines, one per seed, on a scale of their own."""
-    names = sorted({name for run in runs for name in run.curve} - {"step", "env_steps"})[:CURVES]
+    names = sorted({name for run in runs for name in run.losses()})[:CURVES]
     drawn = []
     for name in names:
-        own = [run.points("step", name) for run in runs if name in run.curve]
+        own = [run.points("step", name) for run in runs if name in run.losses()]
         values = [v for _, losses in own for v in losses]
         last = max(step for steps, _ in own for step in steps)
         low, high = min(values), max(values)

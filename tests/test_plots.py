@@ -96,6 +96,9 @@ def test_runs_that_play_are_drawn_by_environment_steps_returns_first(tmp_path: P
     assert "environment steps" in text
     assert "gradient steps" not in text
     assert text.index(">return<") < text.index(">a_loss<")
+    nothing = {"step": [1.0], "a_loss": [None]}  # a loss of which no point was logged
+    plots.curves([*runs("omar", [1], curve=nothing), *runs("bc", [1])], tmp_path / "c.svg")
+    assert ">a_loss<" not in (tmp_path / "c.svg").read_text()
     mixed = [*runs("omar", [1], curve=curve), *runs("bc", [1])]
     plots.curves(mixed, tmp_path / "b.svg")
     assert "gradient steps" in (tmp_path / "b.svg").read_text()

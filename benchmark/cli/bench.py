@@ -97,9 +97,9 @@ def default_source(row: str, options: Bench) -> str:
     if options.task:
         name = registry.task(options.task).spec.id.rsplit("-v", 1)[0]
         for tier in TIERS:
-            if ids := [
-                known for known in datasets.catalogue() if known.startswith(f"{name}/{tier}-v")
-            ]:
+            start = f"{name}/{tier}-v"
+            ids = [known for known in datasets.catalogue() if known.startswith(start)]
+            if ids:
                 return ids[-1]
         raise unknown_name("dataset", f"{name}/{TIERS[0]}-v1", datasets.catalogue())
     return POPULATION if "exchangeable" in cls.requires else TEAM

@@ -18,6 +18,7 @@ from benchmark.protocol import PROTOCOLS
 if TYPE_CHECKING:
     from benchmark.cli.options import Readme
     from benchmark.record import Record
+    from leaderboard.rows import Row
 
 README = ROOT / "README.md"
 FIGURES = ROOT / "leaderboard" / "figures"
@@ -71,33 +72,39 @@ def effects(records: list[Record]) -> str:
 
 def tiers(records: list[Record]) -> str:
     """Scores of the team algorithms on the tiers of spread and tag, a table a task."""
-    from leaderboard.table import interval, mark
-
     tables = []
     for task in TEAMS:
-        cells: dict[str, dict[str, tuple[float, str]]] = defaultdict(dict)
+        rows: dict[str, dict[str, Row]] = defaultdict(dict)  # name, tier
         for tier in TIERS:
             own = [item for item in records if item.dataset == f"{task}/{tier}-v1"]
             for row in board.rows_of(own):
-                said = row.execution if row.execution == "joint" else mark(row)
-                name = f"{row.label} ({said})" if said else row.label
                 if row.value is not None and row.label != "random" and row.kind != "reference":
-                    text = f"{row.value.value:.1f}"
-                    if row.runs:
-                        text += f" [{interval(row).replace(' to ', ', ')}] ({len(row.seeds)})"
-                    cells[name][tier] = (row.value.value, text)
+                    rows[_named(row)][tier] = row
         lines = [f"| `{task}` | {' | '.join(TIERS)} |", "|---|" + "---|" * len(TIERS)]
-        # the most complete first, then by their mean
-        order = sorted(cells, key=lambda name: (-len(cells[name]), -_mean(cells[name])))
-        for name in order:
-            found = [cells[name].get(tier, (0.0, ""))[1] for tier in TIERS]
-            lines.append(f"| {name} | {' | '.join(found)} |")
+        for name in sorted(rows, key=lambda name: _place(list(rows[name].values()))):
+            cells = [_cell(rows[name][tier]) if tier in rows[name] else "" for tier in TIERS]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
 
-def _mean(cells: dict[str, tuple[float, str]]) -> float:
-    return float(np.mean([value for value, _ in cells.values()]))
+def _named(row: Row) -> str:
+    from leaderboard.table import mark
+
+    said = [mark(row), "joint" if row.execution == "joint" else ""]
+    return row.label + (f" ({', '.join(filter(None, said))})" if any(said) else "")
+
+
+def _cell(row: Row) -> str:
+    assert row.value is not None
+    if not row.runs:  # the dataset's mean
+        return f"{row.value.value:.1f}"
+    return f"{row.value.value:.1f} [{row.value.low:.1f}, {row.value.high:.1f}] ({len(row.seeds)})"
+
+
+def _place(rows: list[Row]) -> tuple[int, float]:
+    """The rows of most tiers first, then by their mean."""
+    return -len(rows), -float(np.mean([row.value.value for row in rows if row.value]))
 
 
 def run(options: Readme) -> int:
