@@ -36,7 +36,8 @@ Differences from the paper
  8. The average of weights moves at every update, with decay min(ema, n / (n + 9)); the code's at
     every tenth from the 2,000th on, hence .9995 in `paper`. [OUR CHOICE]
  9. Deterministic actions too come from plans that start from noise, of temperature .5. [CODE]
-10. `prediction = clean` learns x_0 in place of eps in (2), for few sampling steps. [OUR CHOICE]
+10. `prediction = clean` learns x_0 in place of eps in (2), from sqrt(abar_k) x_k: where noise is
+    high, which is where a plan is decided, (2) weighs errors of x_0 little. [OUR CHOICE]
 11. A plan holds the present and then the changes from step to step, in units of the data's 99.5%
     quantile: a short training does not learn to copy the present to the precision that (3) needs.
     `planned = absolute` is the paper's. [OUR CHOICE]
@@ -248,7 +249,8 @@ class MADiff(Algorithm):
         level = self.levels[k].view(-1, 1, 1, 1)
         eps = torch.randn(x.shape, generator=self.generator, device=self.device)
         noised = level.sqrt() * plan + (1 - level).sqrt() * eps  # (1)
-        noised, used = torch.where(given, known, noised), self.normaliser.used[:, None]  # [N, 1, F]
+        noised = torch.where(given, known, noised * self._seen(level))
+        used = self.normaliser.used[:, None]  # [N, 1, F]
         u = torch.rand((b, n), generator=self.generator, device=self.device)
         shown, present = (u >= self.config.dropout).float(), known[:, :, self.config.history]
         found = self.nets.denoise(noised * used, k, self.asked[row], shown, present)
@@ -293,6 +295,10 @@ class MADiff(Algorithm):
         absolute = self.config.planned == "absolute"
         return x if absolute else self.normaliser.changes(x, self.present > 0)
 
+    def _seen(self, level: Any) -> Any:
+        """Factor of noisy numbers as the network sees them, abar = level: difference 10."""
+        return level**0.5 if self.config.prediction == "clean" else 1.0
+
     def _random(self, count: int, high: int) -> Tensor:
         return torch.randint(high, (count,), generator=self.generator, device=self.device)
 
@@ -336,9 +342,9 @@ class MADiff(Algorithm):
         used, visits = self.normaliser.used[:, None], self.schedule()
         x = self.config.temperature * self._noise(known) * used
         for k, after in zip(visits, [*visits[1:], None], strict=True):
-            x = torch.where(given, known, x)
             level, lower = self.abar[k], 1.0 if after is None else self.abar[after]
-            found = self._guided(x, k, known[:, :, self.config.history])
+            x, seen = (torch.where(given, known, y) for y in (x, x * self._seen(level)))
+            found = self._guided(seen, k, known[:, :, self.config.history])
             if self.config.prediction == "epsilon":
                 found = (x - (1 - level) ** 0.5 * found) / level**0.5
             noise = self._noise(x) if self.config.sampler == "ddpm" else None

@@ -106,6 +106,7 @@ class OMSDConfig:
     depth: int = 2  # hidden layers of policies and critics
     blocks: int = 2  # residual blocks of the score networks
     lr: float = 3e-4  # Adam step size of score, critic and policy at the start of their stage
+    decay: bool = True  # the step size falls by a cosine in each stage, as in the code
     policy_share: float = 0.25  # of a run's steps, its last ones: stage 2
     score: Literal["prefix", "own", "joint"] = "prefix"  # what eps is conditioned on, (1) or (5)
     critic: Literal["joint", "local"] = "joint"  # what Q sees
@@ -227,9 +228,12 @@ class OMSD(Algorithm):
             self._improve(rows, (step - self.first_policy_step) / max(rest, 1))
         return dict(zip(LOSSES, self.shown.clone(), strict=True)) | {"stage": torch.tensor(stage)}
 
+    def _rate(self, done: float) -> float:
+        return cosine(self.config.lr, done) if self.config.decay else self.config.lr
+
     # -------------------------------------------------------------------------------- stage 1
     def _model_data(self, rows: Rows, done: float) -> None:
-        lr = cosine(self.config.lr, done)
+        lr = self._rate(done)
         self.score_optimiser.lr = self.critic_optimiser.lr = lr
         features = self.encoder(rows.obs, rows.step)
         noise = self._draw(rows.act, *SCORE_TIMES)
@@ -259,11 +263,10 @@ class OMSD(Algorithm):
             seen = side_by_side(act).expand(-1, self.spec.n_agents, -1, -1) * self.before
             condition = torch.cat([features, seen], -1)
         noisy = add_noise(self._of_score(act), z, t) * self.score_mask
-        output: Tensor = self.score(noisy, t, condition)
         if self.config.predict == "noise":
-            return output
+            return self.score(noisy, t, condition)
         alpha, sigma = alpha_sigma(t.unsqueeze(-1))
-        return (noisy - alpha * output) / sigma  # (6)
+        return (noisy - alpha * self.score(alpha * noisy, t, condition)) / sigma  # (6)
 
     def _score_gradients(
         self, features: Tensor, act: Tensor, alive: Tensor | None, t: Tensor, z: Tensor
@@ -308,7 +311,7 @@ class OMSD(Algorithm):
         features = self.encoder(rows.obs, rows.step)
         t, z = self._draw(rows.act, self.config.t_min, self.config.t_max)
         for i, optimiser in enumerate(self.policy_optimisers):
-            optimiser.lr = cosine(self.config.lr, done)
+            optimiser.lr = self._rate(done)
             (loss,), gradients = self._policy(features, rows.act, rows.alive, t, z)
             if self.in_turn:
                 self._step_one(i, gradients)

@@ -63,14 +63,18 @@ def grown(seeds=(0,), **config):
     return algorithm, batch
 
 
-def naive_chain(actor, features, noise, steps, pad):
+def naive_chain(actor, features, noise, pad, config):
     """Ancestral sampling as the paper writes it, from x_K = noise[0]."""
+    steps = config.denoising_steps
     table, x = schedule(steps), noise[0] * pad
     for k in range(steps, 0, -1):
         c = {name: float(value[k - 1]) for name, value in table.items()}
         time = torch.tensor([k / steps, c["noise"]]).expand(len(x), 2)
-        epsilon = actor(torch.cat([features, x, time], -1)) * pad
-        clean = (x - c["noise"] * epsilon) / c["signal"]
+        if config.predict == "action":
+            clean = actor(torch.cat([features, c["signal"] * x, time], -1)) * pad
+        else:
+            epsilon = actor(torch.cat([features, x, time], -1)) * pad
+            clean = (x - c["noise"] * epsilon) / c["signal"]
         clean = clean + (clean.clamp(-1, 1) - clean).detach()
         x = c["from_x0"] * clean + c["from_x"] * x
         if k > 1:
@@ -78,7 +82,9 @@ def naive_chain(actor, features, noise, steps, pad):
     return x
 
 
-@pytest.mark.parametrize("options", [{}, {"denoising_steps": 1}, {"q_agg": "mean", "eta": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"denoising_steps": 1}, {"q_agg": "mean", "eta": 0.1, "predict": "action"}]
+)
 def test_losses_and_gradients_are_those_of_the_equations(options):
     dql, batch = grown((0, 1), **options)
     config, rows, steps = dql.config, rows_of(batch, TEAM), dql.config.denoising_steps
@@ -108,10 +114,11 @@ def test_losses_and_gradients_are_those_of_the_equations(options):
             eps = noise[0][seed, i] * pad
             x = signal * a + spread * eps
             time = torch.cat([(k[:, None] + 1) / steps, spread], -1)
-            error = (actor(torch.cat([o, x, time], -1)) * pad - eps).square().sum(-1) / width
+            x, goal = (x, eps) if config.predict == "noise" else (signal * x, a)
+            error = (actor(torch.cat([o, x, time], -1)) * pad - goal * pad).square().sum(-1) / width
             own = [n[seed, i] for n in noise]
-            chosen = naive_chain(actor, o, own[1 : 1 + steps], steps, pad)
-            later = naive_chain(actor, o2, own[1 + steps :], steps, pad).detach()
+            chosen = naive_chain(actor, o, own[1 : 1 + steps], pad, config)
+            later = naive_chain(actor, o2, own[1 + steps :], pad, config).detach()
             values = q(dql.critic.body, o, chosen)
             value_loss = -mean(values.mean(0)) / mean(values.detach().abs().mean(0))
             both = q(dql.target_critic.body, o2, later)

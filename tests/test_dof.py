@@ -51,8 +51,9 @@ def test_schedules_are_those_of_their_formulas_and_end_where_the_header_says(kin
     assert level == pytest.approx({"vp": 0.0064, "linear": 0.904}[kind], rel=0.01)
 
 
-def test_imitation_is_the_error_of_each_agents_own_noise():
-    algorithm, rows, noise, k = problem()
+@pytest.mark.parametrize("predict", ["noise", "action"])
+def test_imitation_is_the_error_of_each_agents_own_noise_or_action(predict):
+    algorithm, rows, noise, k = problem(predict=predict)
     features = algorithm.encoder(rows.obs, rows.step)
     found = algorithm._imitation_loss(features, rows, noise[0], k)
     table = noise_table("vp", 5)
@@ -64,22 +65,27 @@ def test_imitation_is_the_error_of_each_agents_own_noise():
             signal, level = float(table["signal"][step]), float(table["noise"][step])
             x = signal * rows.act[0, agent, row] + level * eps
             time = torch.tensor([(step + 1) / 5, level])
+            x, wanted = (x, eps) if predict == "noise" else (signal * x, rows.act[0, agent, row])
             seen = torch.cat([features[0, agent, row], x, time])
             everyone = seen.expand(1, 2, 16, -1)
-            error = algorithm.actor(everyone)[0, agent, 0, :width] - eps[:width]
+            error = algorithm.actor(everyone)[0, agent, 0, :width] - wanted[:width]
             total += float(error.square().mean().detach()) / 32
         assert float(found[0, agent].detach()) == pytest.approx(total, rel=1e-4)
 
 
-def test_the_policy_follows_the_posterior_with_the_clean_action_clipped():
-    algorithm, rows, noise, _ = problem()
+@pytest.mark.parametrize("predict", ["noise", "action"])
+def test_the_policy_follows_the_posterior_with_the_clean_action_clipped(predict):
+    algorithm, rows, noise, _ = problem(predict=predict)
     features, mask = algorithm.encoder(rows.obs, rows.step), algorithm.action_mask
     table, x = noise_table("vp", 5), noise[0] * mask
     for k in range(4, -1, -1):
         c = {name: float(value[k]) for name, value in table.items()}
         time = torch.tensor([(k + 1) / 5, c["noise"]]).expand(*x.shape[:-1], 2)
-        eps = algorithm.actor(torch.cat([features, x, time], -1)) * mask
-        x = c["from_x0"] * ((x - c["noise"] * eps) / c["signal"]).clamp(-1, 1) + c["from_x"] * x
+        seen = x if predict == "noise" else c["signal"] * x
+        clean = algorithm.actor(torch.cat([features, seen, time], -1)) * mask
+        if predict == "noise":
+            clean = (x - c["noise"] * clean) / c["signal"]
+        x = c["from_x0"] * clean.clamp(-1, 1) + c["from_x"] * x
         x = x + c["spread"] * noise[5 - k] * mask if k else x
     found = algorithm._policy(algorithm.actor, features, noise[:5])
     torch.testing.assert_close(found, x)

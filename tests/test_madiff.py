@@ -154,6 +154,9 @@ def test_a_plan_finds_the_trajectory_that_the_network_knows(sampler, prediction)
     assert len(seen) == algorithm.cost()["sampler_steps"] == {"ddim": 4, "ddpm": 8}[sampler]
     assert all(torch.equal(x[:, 0, 0], truth[:, 0, 0]) for x in seen)
     assert not any(torch.equal(x[:, 1, 0], truth[:, 1, 0]) for x in seen)
+    # The first noise is .5 N(0, 1), which a network of clean plans sees as small as the plan in it.
+    factor = algorithm.abar[algorithm.schedule()[0]] ** 0.5 if prediction == "clean" else 1.0
+    assert float(seen[0][:, 1, :, :3].std()) == pytest.approx(0.5 * factor, rel=0.4)
 
 
 # --------------------------------------------------------------------------------- what is learned

@@ -187,8 +187,11 @@ def test_a_network_of_clean_actions_has_their_error_and_gives_the_noise() -> Non
     t, z = algorithm._draw(act, 0.1, 0.9)
     z = z * algorithm.action_mask
     guess = act + 0.1 * torch.randn(act.shape, generator=gen)
-    algorithm.score.forward = lambda *args: act  # type: ignore[method-assign]
+    seen = []
+    algorithm.score.forward = lambda *args: (seen.append(args[0]), act)[1]  # type: ignore
     torch.testing.assert_close(algorithm._eps(features, act, t, z), z, rtol=1e-3, atol=1e-4)
+    alpha, sigma = vpsde.alpha_sigma(t.unsqueeze(-1))
+    torch.testing.assert_close(seen[0], alpha * (alpha * act + sigma * z))
     zero = sum(p.sum() * 0 for p in algorithm.score.parameters())
     algorithm.score.forward = lambda *args: guess + zero  # type: ignore[method-assign]
     (found,), _ = algorithm._score_gradients(features, act, None, t, z)
@@ -344,10 +347,17 @@ def test_a_run_resumed_inside_either_stage_ends_with_the_same_bits(at: int) -> N
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_learning_rates_fall_by_a_cosine() -> None:
+def test_learning_rates_fall_by_a_cosine_unless_they_stay() -> None:
     assert cosine(1.0, 0.0) == 1.0
     assert cosine(1.0, 0.5) == pytest.approx((1 + LAST_RATE) / 2)
     assert cosine(1.0, 1.0) == pytest.approx(LAST_RATE)
+    for decay, last in ((True, cosine(1e-2, 0.8)), (False, 1e-2)):
+        data = toy_dataset(TEAM)
+        algorithm = make(data, 10, decay=decay, lr=1e-2, policy_share=0.5)
+        for _ in range(10):
+            algorithm.update(algorithm.sample(data, rngs((0,))))
+        assert algorithm.score_optimiser.lr == pytest.approx(last)
+        assert algorithm.policy_optimisers[0].lr == pytest.approx(last)
 
 
 @pytest.mark.parametrize("variant", ["ind", "ctde", "jal"])

@@ -18,8 +18,6 @@ from torch.nn import functional as F
 from algorithms.nn.stacked import StackedLinear, StackedNorm
 
 BETA_0, BETA_1 = 0.1, 20.0
-FREQUENCIES = 8  # of the features of t
-HIGHEST = 64.0  # rad per unit of t: sigma_t rises within the first tenth, nothing is sharper
 
 
 def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,14 +30,6 @@ def add_noise(x: Tensor, z: Tensor, t: Tensor) -> Tensor:
     """(1): t [...] for x and z [..., A]."""
     alpha, sigma = alpha_sigma(t.unsqueeze(-1))
     return alpha * x + sigma * z
-
-
-def time_features(t: Tensor) -> Tensor:
-    """alpha, sigma, and sines and cosines of t [...]: [..., 2 FREQUENCIES + 2]."""
-    alpha, sigma = alpha_sigma(t.unsqueeze(-1))
-    rates = torch.logspace(0, 1, FREQUENCIES, HIGHEST, device=t.device)
-    angle = t.unsqueeze(-1) * rates
-    return torch.cat([alpha, sigma, angle.sin(), angle.cos()], -1)
 
 
 def mixture_noise(x: Tensor, t: Tensor, modes: Tensor, weights: Tensor, spread: float) -> Tensor:
@@ -55,7 +45,8 @@ def mixture_noise(x: Tensor, t: Tensor, modes: Tensor, weights: Tensor, spread: 
 class NoiseNetwork(nn.Module):
     """A stack of residual networks for (3): [K, S, R, .] -> [K, S, R, n_out].
 
-    A seed's share of R rows and `width` are multiples of 16, as everywhere in a stack.
+    Of t they see alpha and sigma: sines and cosines of it slowed learning. A seed's share of R rows
+    and `width` are multiples of 16, as everywhere in a stack.
     """
 
     def __init__(
@@ -68,7 +59,7 @@ class NoiseNetwork(nn.Module):
         blocks: int,
     ) -> None:
         super().__init__()
-        stack, n_in = (n_stack,), n_out + n_condition + 2 * FREQUENCIES + 2
+        stack, n_in = (n_stack,), n_out + n_condition + 2
         self.enter = StackedLinear(gens, stack, n_in, width)
         self.norms = nn.ModuleList(StackedNorm(len(gens), stack, width) for _ in range(blocks))
         self.inner = nn.ModuleList(
@@ -78,7 +69,7 @@ class NoiseNetwork(nn.Module):
 
     def forward(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """noisy [K, S, R, n_out], t [K, S, R], condition [K, S, R, n_condition]."""
-        h = self.enter(torch.cat([noisy, condition, time_features(t)], -1))
+        h = self.enter(torch.cat([noisy, condition, *alpha_sigma(t.unsqueeze(-1))], -1))
         for i, norm in enumerate(self.norms):
             h = h + self.inner[2 * i + 1](F.relu(self.inner[2 * i](F.relu(norm(h)))))
         out: Tensor = self.leave(F.relu(h))
