@@ -13,8 +13,8 @@ policy form of DoF.
     (4) critic   y = r_i + gamma (1 - terminated) min_j Q'_ij(o_i', pi_i(o_i')),
                  L_critic = sum_j E (Q_ij(o_i, a_i) - y)^2;  theta' <- (1 - tau) theta' + tau theta
     (5) schedule alpha_k = exp(-0.1 / K - (10 - 0.1) (2 k - 1) / (2 K^2)), abar_k = prod alpha
-    (6) clean    with predict = "action" a network gives the x0 of (2), of (o_i, sqrt(abar_k) x_k,
-                 k), and L_D = E |x0 - a_i|^2
+    (6) clean    with predict = "action" a network gives the x0 of (2) through tanh, of (o_i,
+                 sqrt(abar_k) x_k, k), and L_D = E |x0 - a_i|^2
 
 Differences from the paper
  1. Everything but the policy is that of `om2p`, which this is the comparator of: twin critics, the
@@ -187,9 +187,9 @@ class DiffusionQL(Algorithm):
 
     def _output(self, features: Tensor, x: Tensor, time: Tensor, signal: Tensor | float) -> Tensor:
         """eps of (1), or x0 by (6)."""
-        if self.config.predict == "action":
-            x = signal * x
-        return self.actor(torch.cat([features, x, time], -1)) * self.action_mask
+        if self.config.predict == "noise":
+            return self.actor(torch.cat([features, x, time], -1)) * self.action_mask
+        return self.actor(torch.cat([features, signal * x, time], -1)).tanh() * self.action_mask
 
     def _policy(self, features: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """(2): actions from K noises, x_K and e_K .. e_2."""

@@ -15,8 +15,8 @@ act. The trajectory form is not here.
                    L = sum_j E (Q_i,j(o_i, a_i) - y_i)^2, clipped likewise; Q' follows by rate tau
     (6) averaging  from update `ema_start` on, every 5th: averaged <- .995 averaged + .005 pi
     (7) acting     one of n actions of (3), drawn by softmax of min_j Q_i,j (greedy: the best)
-    (8) clean      with predict = "action" a network gives the x_i0 of (3), of (o_i, sqrt(abar_k)
-                   x_ik, k), and L_D,i = E |x_i0 - a_i|^2
+    (8) clean      with predict = "action" a network gives the x_i0 of (3) through tanh, of (o_i,
+                   sqrt(abar_k) x_ik, k), and L_D,i = E |x_i0 - a_i|^2
 
 Differences from the paper
  1. In the released code the Q of (4) is detached: it has no gradient, and the method is imitation.
@@ -245,9 +245,9 @@ class DoF(Algorithm):
         signal: Tensor | float,
     ) -> Tensor:
         """eps of (2), or x_i0 by (8)."""
-        if self.config.predict == "action":
-            x = signal * x
-        return actor(torch.cat([features, x, time], -1)) * self.action_mask
+        if self.config.predict == "noise":
+            return actor(torch.cat([features, x, time], -1)) * self.action_mask
+        return actor(torch.cat([features, signal * x, time], -1)).tanh() * self.action_mask
 
     def _policy(self, actor: StackedMLP, features: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """(3): actions from K noises."""

@@ -95,6 +95,17 @@ def collect(threads: int) -> Provenance:
     )
 
 
+def _code(path: Path) -> bytes:
+    """A module's text without the docstring that it opens with."""
+    text = path.read_text()
+    tree = ast.parse(text)
+    if ast.get_docstring(tree) is None:
+        return text.encode()
+    lines = text.splitlines(keepends=True)
+    first = tree.body[0]
+    return "".join(lines[: first.lineno - 1] + lines[first.end_lineno :]).encode()
+
+
 def _imported_modules(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     names = set()
@@ -109,7 +120,10 @@ def _imported_modules(path: Path) -> set[str]:
 
 @functools.cache
 def code_sha256(cls: type) -> str:
-    """Hash of an algorithm's file and, followed through, of its own modules that it imports."""
+    """Hash of an algorithm's file and, followed through, of its own modules that it imports.
+
+    Their first docstrings do not count: an algorithm's header may tell what its runs showed.
+    """
     start = Path(inspect.getfile(cls)).resolve()
     package = (cls.__module__.rsplit(".", 1)[0] + ".") if "." in cls.__module__ else None
     seen: dict[str, Path] = {start.name: start}
@@ -123,5 +137,5 @@ def code_sha256(cls: type) -> str:
             if file and name not in seen:
                 seen[name] = Path(file)
                 waiting.append(Path(file))
-    lines = sorted(f"{name} {files.sha256_file(path)}" for name, path in seen.items())
+    lines = sorted(f"{name} {files.sha256(_code(path))}" for name, path in seen.items())
     return files.sha256("\n".join(lines).encode())

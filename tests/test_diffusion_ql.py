@@ -71,7 +71,7 @@ def naive_chain(actor, features, noise, pad, config):
         c = {name: float(value[k - 1]) for name, value in table.items()}
         time = torch.tensor([k / steps, c["noise"]]).expand(len(x), 2)
         if config.predict == "action":
-            clean = actor(torch.cat([features, c["signal"] * x, time], -1)) * pad
+            clean = actor(torch.cat([features, c["signal"] * x, time], -1)).tanh() * pad
         else:
             epsilon = actor(torch.cat([features, x, time], -1)) * pad
             clean = (x - c["noise"] * epsilon) / c["signal"]
@@ -114,8 +114,11 @@ def test_losses_and_gradients_are_those_of_the_equations(options):
             eps = noise[0][seed, i] * pad
             x = signal * a + spread * eps
             time = torch.cat([(k[:, None] + 1) / steps, spread], -1)
-            x, goal = (x, eps) if config.predict == "noise" else (signal * x, a)
-            error = (actor(torch.cat([o, x, time], -1)) * pad - goal * pad).square().sum(-1) / width
+            if config.predict == "noise":
+                found = actor(torch.cat([o, x, time], -1)) - eps
+            else:
+                found = actor(torch.cat([o, signal * x, time], -1)).tanh() - a
+            error = (found * pad).square().sum(-1) / width
             own = [n[seed, i] for n in noise]
             chosen = naive_chain(actor, o, own[1 : 1 + steps], pad, config)
             later = naive_chain(actor, o2, own[1 + steps :], pad, config).detach()

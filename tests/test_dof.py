@@ -68,7 +68,10 @@ def test_imitation_is_the_error_of_each_agents_own_noise_or_action(predict):
             x, wanted = (x, eps) if predict == "noise" else (signal * x, rows.act[0, agent, row])
             seen = torch.cat([features[0, agent, row], x, time])
             everyone = seen.expand(1, 2, 16, -1)
-            error = algorithm.actor(everyone)[0, agent, 0, :width] - wanted[:width]
+            output = algorithm.actor(everyone)[0, agent, 0, :width]
+            if predict == "action":
+                output = output.tanh()
+            error = output - wanted[:width]
             total += float(error.square().mean().detach()) / 32
         assert float(found[0, agent].detach()) == pytest.approx(total, rel=1e-4)
 
@@ -83,8 +86,7 @@ def test_the_policy_follows_the_posterior_with_the_clean_action_clipped(predict)
         time = torch.tensor([(k + 1) / 5, c["noise"]]).expand(*x.shape[:-1], 2)
         seen = x if predict == "noise" else c["signal"] * x
         clean = algorithm.actor(torch.cat([features, seen, time], -1)) * mask
-        if predict == "noise":
-            clean = (x - c["noise"] * clean) / c["signal"]
+        clean = (x - c["noise"] * clean) / c["signal"] if predict == "noise" else clean.tanh()
         x = c["from_x0"] * clean.clamp(-1, 1) + c["from_x"] * x
         x = x + c["spread"] * noise[5 - k] * mask if k else x
     found = algorithm._policy(algorithm.actor, features, noise[:5])

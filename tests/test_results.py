@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,30 @@ def test_what_runs_and_what_ran_is_what_the_committed_search_chose(path: Path) -
         if item.code_sha256 == code:
             assert {key: item.config[key] for key in chosen["config"]} == chosen["config"]
             assert item.tuning.configs_tried == len(tried)
+
+
+def test_a_header_may_tell_what_runs_showed_and_code_may_not_change(tmp_path: Path) -> None:
+    def code(text: str) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        (folder / "mine.py").write_text(text)
+        found = importlib.util.spec_from_file_location(folder.name, folder / "mine.py")
+        assert found is not None
+        assert found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        sys.modules[folder.name] = module  # where `inspect` looks for a class's file
+        try:
+            return provenance.code_sha256(module.Mine)
+        finally:
+            del sys.modules[folder.name]
+
+    body = "\nclass Mine:\n    '''What it is.'''\n    lr = {}\n"
+    same = {
+        code('"""A header."""' + body.format(1)),
+        code('"""Other\n\nwords."""' + body.format(1)),
+    }
+    assert len(same) == 1
+    assert code('"""A header."""' + body.format(2)) not in same
+    assert code(body.format(1)) == code(body.format(1))
+    assert code(body.format(1)) != code(body.format(2))
