@@ -52,8 +52,9 @@ from algorithms.nn.encode import (
     n_networks,
     to_rows,
 )
-from algorithms.nn.generative import TwinCritics, acting_noise, check_settings, clip_through
+from algorithms.nn.generative import TwinCritics, acting_noise, clip_through
 from algorithms.nn.optim import Adam, polyak
+from algorithms.nn.settings import check_settings
 from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from algorithms.nn.team import (
     NOISE_SEEDS,

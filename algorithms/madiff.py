@@ -74,6 +74,7 @@ from algorithms.nn.planning import (
     returns_to_go,
     step_down,
 )
+from algorithms.nn.settings import check_settings
 from algorithms.nn.team import Parts
 from algorithms.nn.unet import TeamDenoiser
 from benchmark.algorithm import Algorithm, Variant
@@ -97,15 +98,21 @@ PAPER: dict[str, Any] = {
     "direct": False,
 }
 MOST_AGENTS = 64  # attention and plans of all agents at once: teams, not populations
-RANGES = (  # settings and their bounds; both ends are allowed
-    ("widen diffusion_steps inverse_width batch_size", 1, 2**20),
-    ("horizon", 2, 1_000),
-    ("depth", 1, 8),
-    ("history", 0, 1_000),
-    ("guidance temperature returns_scale next_weight", 0, 1e9),
-    ("dropout ema gamma target", 0, 1),
-    ("lr", 1e-12, 1),
-)
+BOUNDS = {
+    "widen": (1.0, 64.0),
+    "depth": (1.0, 8.0),
+    "history": (0.0, 1_000.0),
+    "horizon": (2.0, 1_000.0),
+    "diffusion_steps": (1.0, 2.0**20),
+    "inverse_width": (1.0, 2.0**14),
+    "guidance": (0.0, 1e9),
+    "temperature": (0.0, 1e9),
+    "returns_scale": (0.0, 1e9),
+    "next_weight": (0.0, 1e9),
+    "dropout": (0.0, 1.0),
+    "ema": (0.0, 1.0),
+    "target": (0.0, 1.0),
+}
 CHOICES = {
     "planner": ("local", "joint"),
     "sampler": ("ddim", "ddpm"),
@@ -146,24 +153,12 @@ class MADiffConfig:
     gamma: float = 0.99  # discount of returns, paper
 
 
-def check_settings(config: MADiffConfig) -> None:
+def check(config: MADiffConfig) -> None:
     """Raise UserError for a setting out of range."""
-    for names, low, high in RANGES:
-        for name in names.split():
-            value = getattr(config, name)
-            if not low <= value <= high:  # NaN is outside too
-                raise UserError(f"--config.{name} is {value}, expected {low:g} to {high:g}.")
-    for name, allowed in CHOICES.items():
-        if getattr(config, name) not in allowed:
-            value = repr(getattr(config, name))
-            raise UserError(f"--config.{name} is {value}, expected {', '.join(allowed)}.")
+    steps = {"sampler_steps": (1.0, float(config.diffusion_steps))}
+    check_settings(config, BOUNDS | steps, CHOICES)
     if config.dim < 16 or config.dim % 16:
         raise UserError(f"--config.dim is {config.dim}, expected a multiple of 16.")
-    if not 1 <= config.sampler_steps <= config.diffusion_steps:
-        raise UserError(
-            f"--config.sampler_steps is {config.sampler_steps}, expected 1 to"
-            f" {config.diffusion_steps}, the diffusion_steps."
-        )
     if (config.history + config.horizon) % 2 ** (config.depth - 1):
         raise UserError(
             f"--config.horizon is {config.horizon} with history = {config.history}, expected a sum"
@@ -210,7 +205,7 @@ class MADiff(Algorithm):
         self, config: MADiffConfig, spec: TaskSpec, seeds: tuple[int, ...], device: str = "cpu"
     ) -> None:
         super().__init__(config, spec, seeds, device)
-        check_settings(config)
+        check(config)
         if spec.n_agents > MOST_AGENTS or spec.horizon < 2:
             found = f"{spec.id} has {spec.n_agents:,} agents and {spec.horizon} steps"
             wanted = f"at most {MOST_AGENTS} agents and at least 2 steps"

@@ -31,6 +31,9 @@ Differences from the code
  4. GELU is the exact one; JAX's default approximates it by a tanh. [OUR CHOICE]
 
 As in the code, neither observations nor rewards are scaled, and evaluation draws its noise.
+
+What reproduces: that cloning by (1) and (3) is not the law of the data, see b; the authors' tables
+could not be read. It has not been run under a protocol yet.
 """
 
 from __future__ import annotations
@@ -55,8 +58,9 @@ from algorithms.nn.encode import (
     n_networks,
     to_rows,
 )
-from algorithms.nn.generative import TwinCritics, acting_noise, check_settings
+from algorithms.nn.generative import TwinCritics, acting_noise
 from algorithms.nn.optim import Adam, polyak
+from algorithms.nn.settings import check_settings
 from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from algorithms.nn.team import NOISE_SEEDS, Parts, Rows, normals, rows_of, sample_rows, uniforms
 from benchmark.algorithm import Algorithm, Variant

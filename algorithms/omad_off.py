@@ -23,6 +23,9 @@ Differences from OMAD
     reward. [PRIOR WORK: Diffusion-QL]
  5. Target policies, as in Diffusion-QL; OMAD has none. Rewards are divided by the spread of the
     team's reward in the data, and the atoms lie around the data's values. [OUR CHOICE]
+
+What reproduces: there is nothing to reproduce, the method is ours; it has not been run under a
+protocol yet. Imitation with lambda, and drift without, are tested in tests/test_omad.py.
 """
 
 from __future__ import annotations

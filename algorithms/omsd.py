@@ -78,6 +78,7 @@ from algorithms.nn.encode import (
 )
 from algorithms.nn.iql import IQL
 from algorithms.nn.optim import Adam
+from algorithms.nn.settings import check_settings
 from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from algorithms.nn.team import (
     NOISE_SEEDS,
@@ -93,12 +94,23 @@ from algorithms.nn.team import (
 from algorithms.nn.vpsde import NoiseNetwork, add_noise, alpha_sigma
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
-from benchmark.errors import UserError
 from benchmark.record import Tuning
 from benchmark.task import Array, GameModel, TaskSpec
 
 SCORE_TIMES = (1e-3, 1.0)  # of (1)
-SIZES = ("batch_size", "width", "depth", "blocks")
+BOUNDS = {  # shares and times are inside
+    "blocks": (1.0, 64.0),
+    "policy_share": (1e-6, 1 - 1e-6),
+    "beta": (0.0, 1e6),
+    "t_max": (1e-6, 1.0),
+    "expectile": (1e-6, 1 - 1e-6),
+}
+CHOICES = {
+    "score": ("prefix", "own", "joint"),
+    "critic": ("joint", "local"),
+    "prefix": ("jacobi", "gauss_seidel"),
+    "predict": ("noise", "action"),
+}
 LOSSES = ("score_loss", "value_loss", "critic_loss", "policy_loss")
 LAST_RATE = 0.03  # of the learning rate at a stage's end
 STEPS = {"smoke": 60, "quick": 6_000, "full": 200_000}
@@ -175,7 +187,7 @@ class OMSD(Algorithm):
         self, config: OMSDConfig, spec: TaskSpec, seeds: tuple[int, ...], device: str = "cpu"
     ) -> None:
         super().__init__(config, spec, seeds, device)
-        _check(config)
+        check_settings(config, BOUNDS | {"t_min": (1e-6, config.t_max)}, CHOICES)
         no_population(spec, "omsd")
         gens, n, hidden = generators(seeds), spec.n_agents, [config.width] * config.depth
         features, act = feature_width(spec), spec.act_dim
@@ -408,25 +420,3 @@ class OMSD(Algorithm):
     def cost(self) -> dict[str, float]:
         trained = parameters_per_seed(self.policy, self.score, self.iql.value, self.iql.critic)
         return {"parameters": trained, "sampler_steps": 1}
-
-
-def _check(config: OMSDConfig) -> None:
-    """Raise UserError for the first option out of range."""
-    c = config
-    allowed = {name: (getattr(c, name) >= 1, "1 or more") for name in SIZES} | {
-        "score": (c.score in ("prefix", "own", "joint"), "prefix, own or joint"),
-        "critic": (c.critic in ("joint", "local"), "joint or local"),
-        "prefix": (c.prefix in ("jacobi", "gauss_seidel"), "jacobi or gauss_seidel"),
-        "predict": (c.predict in ("noise", "action"), "noise or action"),
-        "lr": (0 < c.lr < math.inf, "a positive number"),
-        "policy_share": (0 < c.policy_share < 1, "a share between 0 and 1"),
-        "beta": (0 <= c.beta < math.inf, "0 or more"),
-        "t_max": (0 < c.t_max <= 1, "a time above 0, at most 1"),
-        "t_min": (0 < c.t_min <= c.t_max, "a time above 0, at most t_max"),
-        "gamma": (0 <= c.gamma <= 1, "a discount from 0 to 1"),
-        "expectile": (0 < c.expectile < 1, "a share between 0 and 1"),
-        "tau": (0 < c.tau <= 1, "a rate above 0, at most 1"),
-    }
-    for name, (ok, expected) in allowed.items():
-        if not ok:
-            raise UserError(f"--config.{name} is {getattr(c, name)!r}, expected {expected}.")

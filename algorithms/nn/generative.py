@@ -1,11 +1,10 @@
 """What one-step and K-step generative policies share, so that they differ in the policy alone: twin
-critics, a clip with a gradient, acting noise, and the bounds of their settings.
+critics, a clip with a gradient, and acting noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from torch.nn import functional as F
 from algorithms.nn.encode import feature_width, n_networks, to_rows
 from algorithms.nn.stacked import StackedMLP
 from algorithms.nn.team import no_population
-from benchmark.errors import UserError
 from benchmark.task import Array, TaskSpec
 
 
@@ -64,30 +62,3 @@ def acting_noise(
     shape = (*obs.shape[1:3], spec.act_dim)
     drawn = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
     return to_rows(torch.as_tensor(drawn, device=device), spec)
-
-
-Bounds = dict[str, tuple[float, float]]
-BOUNDS: Bounds = {  # of the settings that these policies share; both ends are allowed
-    "batch_size": (1, 2**20),
-    "agents": (1, 2**20),
-    "width": (1, 2**14),
-    "depth": (1, 64),
-    "critic_depth": (1, 64),
-    "lr": (1e-12, 1.0),
-    "gamma": (0.0, 1.0),
-    "tau": (1e-12, 1.0),
-}
-
-
-def check_settings(
-    config: Any, bounds: Bounds, choices: Mapping[str, tuple[str, ...]] | None = None
-) -> None:
-    """Raise UserError for a setting outside its bounds or choices."""
-    for name, (low, high) in (BOUNDS | bounds).items():
-        value = getattr(config, name)
-        if not low <= value <= high:  # NaN is outside too
-            raise UserError(f"--config.{name} is {value}, expected {low:g} to {high:g}.")
-    for name, allowed in (choices or {}).items():
-        value = getattr(config, name)
-        if value not in allowed:
-            raise UserError(f"--config.{name} is {value!r}, expected {', '.join(allowed)}.")
