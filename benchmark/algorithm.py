@@ -33,7 +33,7 @@ class Variant:
     track: Track = "offline"
     execution: Execution = "local"
     # task-id prefix -> overrides of config for that family; the key "steps" overrides steps.
-    # The longest prefix wins.
+    # The longest prefix wins. A namespace mpe-omar, a rendering of mpe, is of the family mpe/ too.
     families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     # task-id prefix -> the search that chose the configuration of that family, leaderboard/tuning
     tuning: Mapping[str, Tuning] = field(default_factory=dict)
@@ -51,9 +51,12 @@ class Variant:
 
 
 def _of_family(values: Mapping[str, T], task_id: str, otherwise: T) -> T:
-    """The value of the longest prefix of a task id."""
-    matching = [prefix for prefix in values if task_id.startswith(prefix)]
-    return values[max(matching, key=len)] if matching else otherwise
+    """The value of the longest prefix of a task id, or else of the id in its parent namespace."""
+    namespace, _, name = task_id.partition("/")
+    for known in (task_id, f"{namespace.split('-')[0]}/{name}"):
+        if matching := [prefix for prefix in values if known.startswith(prefix)]:
+            return values[max(matching, key=len)]
+    return otherwise
 
 
 class Algorithm(ABC):

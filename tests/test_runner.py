@@ -315,3 +315,14 @@ def test_trained_policy_loads_from_its_checkpoint(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="damaged"):
         algorithms.load(path)
+
+
+def test_settings_are_those_of_the_longest_family_or_of_the_parent_namespace() -> None:
+    families = {"mpe/": {"lr": 1}, "mpe/tag": {"lr": 2}, "mpe-omar/spread": {"lr": 3}}
+    tuning = {"mpe/": record.Tuning(4, 100)}
+    variant = Variant(steps={"quick": 5}, config={"lr": 0}, families=families, tuning=tuning)
+    tasks = {"mpe/spread-v1": 1, "mpe/tag-v1": 2, "mpe-omar/spread-v1": 3, "mpe-omar/tag-v1": 2}
+    for task, lr in (tasks | {"mpe-omar/world-v1": 1, "probe/xor-v1": 0, "toy-v1": 0}).items():
+        assert variant.resolve(task, "quick") == ({"lr": lr}, 5)
+    assert variant.tuned("mpe-omar/world-v1").configs_tried == 4
+    assert variant.tuned("probe/xor-v1").configs_tried == 0
