@@ -54,7 +54,7 @@ from algorithms.nn.encode import (
 )
 from algorithms.nn.generative import TwinCritics, acting_noise, clip_through
 from algorithms.nn.optim import Adam, polyak
-from algorithms.nn.settings import check_settings
+from algorithms.nn.settings import PROBE, check_settings
 from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from algorithms.nn.team import (
     NOISE_SEEDS,
@@ -68,6 +68,7 @@ from algorithms.nn.team import (
 )
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.record import Tuning
 from benchmark.task import Array, GameModel, TaskSpec
 
 BOUNDS = {"denoising_steps": (1.0, 1000.0), "eta": (0.0, 1e6)}
@@ -76,7 +77,16 @@ CHOICES = {
     "critic": ("independent", "centralised"),
     "q_agg": ("min", "mean"),
 }
-FAMILIES = {"mpe/": {"lr": 3e-3, "batch_size": 64}}  # those of om2p; not searched
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mpe/": {  # the search of leaderboard/tuning/diffusion_ql.json
+        "predict": "action",
+        "lr": 3e-3,
+        "gamma": 0.95,
+        "batch_size": 128,
+    },
+    "probe/": PROBE,
+}
+TUNED = {"mpe/": Tuning(configs_tried=1, online_episodes=700)}
 STEPS = {"smoke": 50, "quick": 5_000, "full": 1_000_000}
 
 
@@ -117,7 +127,7 @@ class DiffusionQL(Algorithm):
     Config = DiffusionQLConfig
     paper = "arXiv:2208.06193"
     variants: ClassVar = {
-        "default": Variant(steps=STEPS, families=FAMILIES),
+        "default": Variant(steps=STEPS, families=FAMILIES, tuning=TUNED),
         "k1": Variant(steps=STEPS, families=FAMILIES, config={"denoising_steps": 1}),
         "k10": Variant(steps=STEPS, families=FAMILIES, config={"denoising_steps": 10}),
         "k20": Variant(steps=STEPS, families=FAMILIES, config={"denoising_steps": 20}),

@@ -62,7 +62,7 @@ from algorithms.nn.encode import (
 )
 from algorithms.nn.generative import acting_noise, clip_through
 from algorithms.nn.optim import Adam, polyak
-from algorithms.nn.settings import check_settings
+from algorithms.nn.settings import PROBE, check_settings
 from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from algorithms.nn.team import (
     NOISE_SEEDS,
@@ -76,6 +76,7 @@ from algorithms.nn.team import (
 )
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.record import Tuning
 from benchmark.task import Array, GameModel, TaskSpec
 
 STEPS = {"smoke": 30, "quick": 5_000, "full": 100_000}
@@ -87,6 +88,17 @@ RELEASE: dict[str, Any] = {
     "width": 256,
     "batch_size": 1024,
 }
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mpe/": {  # the search of leaderboard/tuning/dof.json
+        "predict": "action",
+        "denoising_steps": 5,
+        "lr": 3e-3,
+        "gamma": 0.95,
+        "batch_size": 128,
+    },
+    "probe/": PROBE,
+}
+TUNED = {"mpe/": Tuning(configs_tried=1, online_episodes=400)}
 EMA_EVERY = 5  # updates
 BOUNDS = {
     "denoising_steps": (1.0, 1000.0),
@@ -157,7 +169,7 @@ class DoF(Algorithm):
     Config = DoFConfig
     paper = "DoF, ICLR 2025"
     variants: ClassVar = {
-        "default": Variant(steps=STEPS),
+        "default": Variant(steps=STEPS, families=FAMILIES, tuning=TUNED),
         "release": Variant(steps=STEPS | {"full": 30_000}, config=RELEASE),
     }
     requires = frozenset({"continuous"})

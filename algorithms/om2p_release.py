@@ -60,7 +60,7 @@ from algorithms.nn.encode import (
 )
 from algorithms.nn.generative import TwinCritics, acting_noise
 from algorithms.nn.optim import Adam, polyak
-from algorithms.nn.settings import check_settings
+from algorithms.nn.settings import PROBE, check_settings
 from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from algorithms.nn.team import NOISE_SEEDS, Parts, Rows, normals, rows_of, sample_rows, uniforms
 from benchmark.algorithm import Algorithm, Variant
@@ -123,7 +123,7 @@ class OM2PRelease(Algorithm):
     variants: ClassVar = {
         "default": Variant(
             steps={"smoke": 50, "quick": 5_000, "full": 1_000_000},
-            families={"mpe/": {"lr": 1e-3}},  # the authors' example command
+            families={"mpe/": {"lr": 1e-3}, "probe/": PROBE},  # mpe: the authors' example command
         )
     }
     requires = frozenset({"continuous"})

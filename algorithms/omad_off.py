@@ -46,12 +46,14 @@ from algorithms.nn.distributional import cross_entropy, mean, project
 from algorithms.nn.encode import Encoder, feature_width, sampled_steps
 from algorithms.nn.online import Team, check_range, heads, pad_rows, play_rows, played, team_of
 from algorithms.nn.optim import Adam, polyak
+from algorithms.nn.settings import PROBE
 from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from algorithms.nn.team import NOISE_SEEDS, Parts, no_population, normals, side_by_side
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
 from benchmark.task import Array, GameModel, TaskSpec
 
+STEPS = {"smoke": 50, "quick": 5_000, "full": 100_000}
 N_ATOMS = 101  # DIME
 HEADS = 2  # of the critic
 
@@ -79,10 +81,8 @@ class OMADOff(Algorithm):
     stacks_seeds = True
     small: ClassVar = {"width": 32, "batch_size": 64, "denoising_steps": 3}
     variants: ClassVar = {
-        "default": Variant(steps={"smoke": 50, "quick": 5_000, "full": 100_000}),
-        "lambda0": Variant(
-            steps={"smoke": 50, "quick": 5_000, "full": 100_000}, config={"imitation": 0.0}
-        ),
+        "default": Variant(steps=STEPS, families={"probe/": PROBE}),
+        "lambda0": Variant(steps=STEPS, config={"imitation": 0.0}, families={"probe/": PROBE}),
     }
 
     def __init__(

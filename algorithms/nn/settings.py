@@ -19,6 +19,13 @@ BOUNDS: Bounds = {  # of settings that many have; both ends are allowed
     "tau": (1e-12, 1.0),
 }
 
+PROBE: dict[str, Any] = {  # a family of settings: one observation needs no more; not searched
+    "width": 32,
+    "batch_size": 64,
+    "lr": 3e-3,
+    "steps": {"smoke": 50, "quick": 1_000, "full": 10_000},
+}
+
 
 def check_settings(
     config: Any, bounds: Bounds, choices: Mapping[str, tuple[str, ...]] | None = None
