@@ -75,6 +75,10 @@ class Dataset(Protocol):
     @property
     def rew(self) -> np.ndarray: ...  # [S, N]
     @property
+    def logp(self) -> np.ndarray | None: ...  # [S, N] of the behaviour, where logged
+    @property
+    def active(self) -> np.ndarray | None: ...  # [S, N] bool; None: everyone's action counted
+    @property
     def returns(self) -> np.ndarray: ...  # [E, N] float64 per-agent returns
 
     @property

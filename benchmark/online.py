@@ -123,6 +123,14 @@ class Buffer:
     def rew(self) -> Array:
         return self._of_data().rew
 
+    @property
+    def logp(self) -> Array | None:
+        return self._of_data().logp
+
+    @property
+    def active(self) -> Array | None:
+        return self._of_data().active
+
     def _of_data(self) -> Dataset:
         if self.data is None:
             raise UserError(f"an online run of {self.spec.id} has no dataset to prepare from.")

@@ -78,6 +78,19 @@ class Dataset:
     def rew(self) -> Array:
         return self._joined("rew", 0)
 
+    @property
+    def logp(self) -> Array | None:
+        return self._if_stored("logp")
+
+    @property
+    def active(self) -> Array | None:
+        found = self._if_stored("active")
+        return None if found is None else found.astype(bool)
+
+    def _if_stored(self, name: str) -> Array | None:
+        stored = all(f"steps/{group.name}/{name}" in self.arrays for group in self.spec.groups)
+        return self._joined(name, 0) if stored else None
+
     def _joined(self, name: str, width: int) -> Array:
         """One array of all groups, zero-padded to `width`; for a single group the stored array
         itself.

@@ -49,6 +49,7 @@ class ToyDataset:
     policy: Array
     next_obs: Array  # [S, N, D]
     logp: Array | None = None  # [S, N]
+    active: Array | None = None  # [S, N] bool
     content_sha256: str = ""
     card: dict[str, Any] = field(default_factory=dict)
 
