@@ -73,25 +73,30 @@ def course(game: Game, mu0: Array, pi: Array, rho: float) -> Course:
     return Course(np.stack(mu), reward, kernel, doubt)
 
 
+def among(game: Game, mu: Array, pi: Array) -> Course:
+    """The parts of a population that stands at mu [H + 1, O] and plays pi, wherever that leads."""
+    steps = [game.parts(t, mu[t][:, None] * law) for t, law in enumerate(pi)]
+    reward, kernel = (np.stack([step[i] for step in steps]) for i in (0, 1))
+    return Course(mu, reward, kernel, 0.0)
+
+
 def turns_law(law: Array, rho: float) -> Array:
     """pi [..., O, A] with the passive action: [..., O, A + 1]."""
     rest = np.full((*law.shape[:-1], 1), 1 - rho)
     return np.concatenate([rho * law, rest], -1)
 
 
-def action_values(reward: Array, kernel: Array, pi: Array, rho: float, chain: bool) -> Array:
-    """Q [H, O, A] of an active agent who plays pi on parts [H, ...]. What follows is the value of
-    an agent who is active with probability rho, or with `chain` at every step.
+def values(reward: Array, kernel: Array, pi: Array, rho: float, chain: bool) -> tuple[Array, Array]:
+    """Q [H, O, A] of an active agent who plays pi [H, O, A] on parts [H, ...], and V [H + 1, O] of
+    one who is active with probability rho, or with `chain` at every step.
     """
-    q = np.empty(pi.shape)
-    value = np.zeros(pi.shape[1])  # [O]
+    q, value = np.empty(pi.shape), np.zeros((len(pi) + 1, pi.shape[1]))
     for t in reversed(range(len(pi))):
-        after = reward[t] + kernel[t] @ value  # [O, A + 1]
+        after = reward[t] + kernel[t] @ value[t + 1]  # [O, A + 1]
         q[t] = after[:, :-1]
-        value = (pi[t] * q[t]).sum(-1)
-        if not chain:
-            value = rho * value + (1 - rho) * after[:, -1]
-    return q
+        law = turns_law(pi[t], 1.0 if chain else rho)
+        value[t] = (law * after).sum(-1)
+    return q, value
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ class LearnedGame(nn.Module):
     counted: Tensor
     paid: Tensor
     spread: Tensor
-    sees: Tensor
 
     def __init__(
         self, spec: TaskSpec, members: int, width: int, seed: int, pessimism: float
@@ -50,13 +49,13 @@ class LearnedGame(nn.Module):
         self.register_buffer("counted", torch.zeros(*cells, self.n_obs))  # log P~
         self.register_buffer("paid", torch.zeros(cells))  # r~
         self.register_buffer("spread", torch.ones(()))
-        self.register_buffer("sees", torch.ones(members, 1))  # [M, E]
+        self.sees = torch.ones(members, 1)  # [M, E] 1: the member trains on the episode
 
     def prepare(self, data: Dataset, known: Logged) -> None:
         """Count P~ and r~, and deal the episodes out."""
         n_obs, n_all = self.n_obs, self.n_actions + 1
-        outcomes, paid, square = np.zeros(n_obs * n_all * n_obs), np.zeros(n_obs * n_all), 0.0
-        active = data.active
+        cells, active = n_obs * n_all, data.active
+        moves, visits, paid, square = np.zeros(cells * n_obs), np.zeros(cells), np.zeros(cells), 0.0
         last = np.zeros(data.n_steps, bool)
         last[data.starts[1:] - 1] = True  # what follows a last step is not in `obs`
         for first in range(0, data.n_steps, 1000):
@@ -64,26 +63,21 @@ class LearnedGame(nn.Module):
             obs, act = np.asarray(data.obs[rows])[..., 0], np.asarray(data.act[rows])
             cell = obs * n_all + (act if active is None else np.where(active[rows], act, n_all - 1))
             rew = np.asarray(data.rew[rows], np.float64)
-            paid += np.bincount(cell.ravel(), rew.ravel(), minlength=len(paid))
+            visits += np.bincount(cell.ravel(), minlength=cells)
+            paid += np.bincount(cell.ravel(), rew.ravel(), minlength=cells)
             square += float(np.square(rew).sum())
             after = np.asarray(data.obs[rows.start + 1 : rows.stop + 1])[..., 0]
             inside = np.flatnonzero(~last[rows])
             pairs = cell[inside] * n_obs + after[inside]
-            outcomes += np.bincount(pairs.ravel(), minlength=len(outcomes))
-        seen = outcomes.reshape(n_obs, n_all, n_obs)
-        total = seen.sum(-1)
-        smooth = (seen + UNSEEN / n_obs) / (total + UNSEEN)[..., None]
-        mean = paid.sum() / (data.n_steps * data.obs.shape[1])
-        tables = np.where(total > 0, paid.reshape(total.shape) / np.maximum(total, 1), mean)
-        count = data.n_steps * data.obs.shape[1]
-        self.spread.fill_(max((square / count - mean**2) ** 0.5, 1e-6))
-        self.counted.copy_(torch.as_tensor(np.log(smooth)))
-        self.paid.copy_(torch.as_tensor(tables))
+            moves += np.bincount(pairs.ravel(), minlength=len(moves))
+        seen = moves.reshape(n_obs, n_all, n_obs) + UNSEEN / n_obs
+        mean = paid.sum() / visits.sum()
+        reward = np.where(visits > 0, paid / np.maximum(visits, 1), mean)
+        self.spread.fill_(max((square / visits.sum() - mean**2) ** 0.5, 1e-6))
+        self.counted.copy_(torch.as_tensor(np.log(seen / seen.sum(-1, keepdims=True))))
+        self.paid.copy_(torch.as_tensor(reward.reshape(n_obs, n_all)))
         drawn = np.random.default_rng([self.seed, 7]).random((self.members, data.n_episodes))
-        if data.n_episodes > 1:
-            self.sees = torch.as_tensor(drawn < SHARE).float()
-        else:
-            self.sees = torch.ones(self.members, data.n_episodes)
+        self.sees = torch.as_tensor(drawn < SHARE).float()
 
     def _features(self, obs: Tensor, act: Tensor, nu: Tensor, time: Tensor) -> Tensor:
         """obs, act [R] int64, nu [R, O + A], time [R] -> [R, F]."""
