@@ -88,6 +88,34 @@ def tiers(records: list[Record]) -> str:
     return "\n\n".join(tables)
 
 
+def algorithm_table() -> str:
+    """What every algorithm is, from its own file: the first sentence, the paper, the rows."""
+    import inspect
+
+    import algorithms
+
+    lines = ["| algorithm | what | paper | rows |", "|---|---|---|---|"]
+    for name in algorithms.registry().names():
+        cls = algorithms.registry().cls(name)
+        what = (inspect.getdoc(inspect.getmodule(cls)) or "").split("\n\n")[0].replace("\n", " ")
+        rows = []
+        for variant, found in cls.variants.items():
+            kinds = (found.track, found.execution)
+            said = [kind for kind in kinds if kind not in ("offline", "local")]
+            own = name if variant == "default" else f"{name}.{variant}"
+            rows.append(f"`{own}`" + (f" ({', '.join(said)})" if said else ""))
+        lines.append(
+            f"| `{name}` | {what.rstrip('.')} | {_linked(cls.paper)} | {', '.join(rows)} |"
+        )
+    return "\n".join(lines)
+
+
+def _linked(paper: str) -> str:
+    """A paper's arXiv number as a link."""
+    found = re.sub(r"arXiv:(\d{4}\.\d{5})", r"[\1](https://arxiv.org/abs/\1)", paper)
+    return "" if found == "none" else found
+
+
 def _named(row: Row) -> str:
     from leaderboard.table import mark
 
@@ -121,6 +149,7 @@ def run(options: Readme) -> int:
         "bench": render(board.rows_of(shown), "markdown").strip(),
         "effects": effects(records),
         "spread": tiers(everything),
+        "algorithms": algorithm_table(),
     }
     text = README.read_text()
     for name, block in blocks.items():
