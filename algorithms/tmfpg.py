@@ -17,10 +17,9 @@ The variants know different things, and never meet in one ranking:
     default  the buffer: r, P, P0 learned from it (nn/learned_game.py), pi_0 = theta_0 = behaviour,
              and a stop: once the ensemble doubts a policy's course `budget` times as much as the
              behaviour's, the last policy before that stays. TMF-PG-Model
-    mis      the buffer and its log-probabilities. mu by marginalised importance sampling:
-             (5) mu'(o') = sum mu(o) / mu_D(o) pi(a | o) / pi_b(a | o) over logged moves (o, a, o');
-             Q by fitted evaluation, of (t, o, a, mu), with the conservative penalty of CQL:
-             (6) (Q - r - V')^2 + cql (log sum_a exp Q - Q(a)). The stop is the same, with the mean
+    mis      the buffer and its log-probabilities. mu by marginalised importance sampling, `Weights`
+             of nn/game.py; Q by fitted evaluation, of (t, o, a, mu), with CQL's penalty:
+             (5) (Q - r - V')^2 + cql (log sum_a exp Q - Q(a)). The stop is the same, with the mean
              square of the weights for doubt. TMF-PG-MIS
 
 Differences from the paper
@@ -58,14 +57,13 @@ from torch.nn import functional as F
 
 from algorithms.nn import categorical
 from algorithms.nn.encode import sampled_steps
-from algorithms.nn.game import ExactGame, Game, among, course, logged, turns_law, values
+from algorithms.nn.game import ExactGame, Game, Weights, among, course, logged, turns_law, values
 from algorithms.nn.learned_game import LearnedGame
 from algorithms.nn.settings import check_settings
 from algorithms.nn.stacked import StackedMLP, generators
 from algorithms.nn.team import Parts as Saved
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
-from benchmark.errors import UserError
 from benchmark.task import Array, GameModel, TaskSpec
 
 BOUNDS = {
@@ -111,9 +109,9 @@ class TMFPGConfig:
     agents: int = 8  # agents seen of each
     pessimism: float = 0.0  # standard deviations that rewards lose
     budget: float = 1.5  # of doubt, in units of the behaviour's
-    cql: float = 0.1  # weight of the penalty of (6)
-    every: int = 10  # updates of (6) for one of (3)
-    largest: float = 20.0  # of an importance weight in (5)
+    cql: float = 0.1  # weight of the penalty of (5)
+    every: int = 10  # updates of (5) for one of (3)
+    largest: float = 20.0  # of an importance weight
 
 
 class TMFPG(Algorithm):
@@ -154,6 +152,7 @@ class TMFPG(Algorithm):
         self.learned: LearnedGame | None = None
         self.game: Game | None = None
         self.critic: StackedMLP | None = None
+        self.weights: Weights | None = None
         parts: dict[str, Any] = {}
         if config.source == "learned":
             sizes = (config.members, config.width, seeds[0], config.pessimism)
@@ -189,34 +188,7 @@ class TMFPG(Algorithm):
             self.learned.prepare(data, known)
         else:
             self.spread = max(float(np.asarray(data.rew[sampled_steps(data)]).std()), 1e-6)
-            self._weigh(data)
-
-    def _weigh(self, data: Dataset) -> None:
-        """The sums of (5) over logged moves: [H, O, A + 1, O], shares of the moves at a step."""
-        if data.logp is None:
-            raise UserError(
-                f"tmfpg.mis: {data.id} has no log-probabilities of its behaviour, expected a"
-                " dataset that logs them; tmfpg needs none."
-            )
-        horizon, n_obs, n_actions = self.shape
-        self.moves = np.zeros((horizon, n_obs, n_actions + 1, n_obs))
-        self.squares = np.zeros((horizon, n_obs, n_actions + 1))
-        lengths, active = np.diff(data.starts), data.active
-        for t in range(horizon - 1):
-            rows = data.starts[:-1][lengths > t + 1] + t
-            obs, after = (np.asarray(data.obs[rows + i])[..., 0] for i in (0, 1))
-            act, logp = np.asarray(data.act[rows]), np.asarray(data.logp[rows], np.float64)
-            on = np.ones(obs.shape, bool) if active is None else active[rows]
-            weight = np.where(on, np.minimum(np.exp(-logp), self.config.largest), 1.0)
-            cell = (obs * (n_actions + 1) + np.where(on, act, n_actions)) * n_obs + after
-            for sums, power in ((self.moves, 1), (self.squares[..., None], 2)):
-                place = cell if power == 1 else cell // n_obs
-                total = np.bincount(place.ravel(), weight.ravel() ** power, minlength=sums[t].size)
-                sums[t] = total.reshape(sums[t].shape) / cell.size
-        # What stands at a step of the data, [H, O]
-        time = np.arange(data.n_steps) - np.repeat(data.starts[:-1], lengths)
-        shares = self.context[:, :n_obs].double().numpy()
-        self.stood = np.stack([shares[time == t].mean(0) for t in range(horizon)])
+            self.weights = Weights(data, self.spec, known, config.largest)
 
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:
         """Transitions; where an update asks for none, the least there is."""
@@ -289,7 +261,7 @@ class TMFPG(Algorithm):
 
     # ------------------------------------------------------------------------------ weights, mis
     def _evaluate(self, batch: Batch) -> dict[str, Tensor]:
-        """(6), one step."""
+        """(5), one step."""
         assert batch.next_obs is not None
         assert self.critic is not None
         assert self.optimiser is not None
@@ -327,18 +299,11 @@ class TMFPG(Algorithm):
         return y[0, 0].unflatten(0, obs.shape)
 
     def _climb_by_weights(self) -> None:
-        """(5), then (3) at the population that it gives."""
+        """(3) at the population that the weights give."""
         horizon, n_obs, n_actions = self.shape
+        assert self.weights is not None
         pi = self._policy(self.theta)
-        mu = np.zeros((horizon, n_obs))
-        mu[0] = self.mu0
-        both = np.concatenate([pi, np.ones((horizon, n_obs, 1))], -1)  # passive moves weigh 1
-        doubt = 0.0
-        for t in range(horizon - 1):
-            weight = (mu[t] / np.maximum(self.stood[t], 1e-6))[:, None] * both[t]  # [O, A + 1]
-            total = np.einsum("oa,oap->p", weight, self.moves[t])
-            doubt += float((np.square(weight) * self.squares[t]).sum()) / total.sum() ** 2
-            mu[t + 1] = total / total.sum()
+        mu, doubt = self.weights.flow(self.mu0, pi)
         if not self.doubt:
             self.doubt = doubt
         if doubt > self.config.budget * self.doubt:

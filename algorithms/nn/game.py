@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from benchmark.batch import Dataset
+from benchmark.errors import UserError
 from benchmark.task import Array, GameModel, TaskSpec, TurnsModel
 
 
@@ -143,3 +144,58 @@ def logged(data: Dataset, spec: TaskSpec, smooth: float) -> Logged:
 
 def histogram(cells: Array, size: int) -> Array:
     return np.bincount(cells.ravel(), minlength=size)
+
+
+class Weights:
+    """The flow of any policy by marginalised importance sampling of logged moves (o, a, o'):
+
+    mu'(o') = sum mu(o) / mu_D(o) pi(a | o) / pi_b(a | o), normalised; passive moves have no ratio
+    of policies. Sums over the data are taken once, so that a policy costs a product of tables.
+    """
+
+    def __init__(self, data: Dataset, spec: TaskSpec, known: Logged, largest: float) -> None:
+        """`largest` bounds 1 / pi_b. Raises UserError where no log-probabilities are stored."""
+        assert spec.n_obs is not None
+        assert spec.n_actions is not None
+        if data.logp is None:
+            raise UserError(
+                f"{data.id} has no log-probabilities of its behaviour, which weights by importance"
+                " need; expected a dataset that logs them."
+            )
+        n_obs, n_all, horizon = spec.n_obs, spec.n_actions + 1, spec.horizon
+        self.moves = np.zeros((horizon, n_obs, n_all, n_obs))  # sums of 1 / pi_b, shares of a step
+        self.squares = np.zeros((horizon, n_obs, n_all))  # the same of 1 / pi_b^2
+        self.stood = np.zeros((horizon, n_obs))  # mu_D
+        lengths, active = np.diff(data.starts), data.active
+        for t in range(horizon):
+            rows = data.starts[:-1][lengths > t] + t
+            self.stood[t] = known.populations[rows].mean(0)
+            rows = data.starts[:-1][lengths > t + 1] + t
+            if not len(rows):
+                continue
+            obs, after = (np.asarray(data.obs[rows + i])[..., 0] for i in (0, 1))
+            act, logp = np.asarray(data.act[rows]), np.asarray(data.logp[rows], np.float64)
+            on = np.ones(obs.shape, bool) if active is None else active[rows]
+            weight = np.where(on, np.minimum(np.exp(-logp), largest), 1.0).ravel()
+            cell = (obs * n_all + np.where(on, act, n_all - 1)).ravel()
+            moved = cell * n_obs + after.ravel()
+            for sums, place, summed in (
+                (self.moves[t], moved, weight),
+                (self.squares[t], cell, weight**2),
+            ):
+                total = np.bincount(place, summed, minlength=sums.size)
+                sums[:] = total.reshape(sums.shape) / cell.size
+
+    def flow(self, mu0: Array, pi: Array) -> tuple[Array, float]:
+        """mu [H, O] of pi [H, O, A], and the summed mean squares of its weights: how few moves
+        speak for it.
+        """
+        mu, doubt = np.zeros(self.stood.shape), 0.0
+        mu[0] = mu0
+        both = np.concatenate([pi, np.ones((*pi.shape[:2], 1))], -1)
+        for t in range(len(pi) - 1):
+            weight = (mu[t] / np.maximum(self.stood[t], 1e-6))[:, None] * both[t]  # [O, A + 1]
+            total = np.einsum("oa,oap->p", weight, self.moves[t])
+            doubt += float((np.square(weight) * self.squares[t]).sum()) / total.sum() ** 2
+            mu[t + 1] = total / total.sum()
+        return mu, doubt
