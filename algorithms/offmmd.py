@@ -51,6 +51,7 @@ from algorithms.nn.stacked import StackedMLP, generators
 from algorithms.nn.team import Parts as Saved
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.record import Tuning
 from benchmark.task import Array, GameModel, TaskSpec
 
 BOUNDS = {
@@ -65,6 +66,7 @@ BOUNDS = {
 }
 CHOICES = {"reward": ("learned", "known")}
 LEAST = 1e-6  # probability of difference 3
+TUNED = {"meanfield/": Tuning(configs_tried=3)}  # leaderboard/tuning/offmmd.json
 STEPS = {"smoke": 60, "quick": 5_000, "full": 50_000}
 
 
@@ -89,8 +91,8 @@ class OffMMD(Algorithm):
     Config = OffMMDConfig
     paper = "arXiv:2410.17898"
     variants: ClassVar = {
-        "default": Variant(steps=STEPS | {"quick": 7_000}),
-        "known": Variant(steps=STEPS, config={"reward": "known"}, track="model"),
+        "default": Variant(steps=STEPS | {"quick": 7_000}, tuning=TUNED),
+        "known": Variant(steps=STEPS, config={"reward": "known"}, track="model", tuning=TUNED),
     }
     requires = frozenset({"finite", "exchangeable", "logp"})
     small: ClassVar[dict[str, Any]] = {"width": 16, "batch_size": 16, "fit_steps": 20, "every": 10}
