@@ -21,6 +21,7 @@ from benchmark.envs.meanfield.turns import MAX_STEPS
 from benchmark.errors import UserError
 from benchmark.evaluate import rollout
 from benchmark.task import TurnsModel
+from tests.studies import population_error as study
 
 MODELS = [ResourceModel, QueueModel]
 
@@ -297,3 +298,26 @@ def test_a_reference_policy_of_turns_is_evaluated_like_any_other():
     task = registry.task("meanfield/resource-n256-b32-v1")
     earned = task.spec.team(rollout(task, task.expert(), range(3)))
     assert earned == pytest.approx(task.reference().expert, abs=0.15)
+
+
+# -------------------------------------------------------------------------------- the error over N
+def test_the_slope_of_a_power_law_is_its_power_and_lies_in_its_interval():
+    rng = np.random.default_rng(0)
+    sizes = [16, 64, 256, 1024]
+    samples = [n**-0.5 * rng.uniform(0.8, 1.2, 100) for n in sizes]
+    found = study.slope(sizes, samples)
+    assert found["low"] < -0.5 < found["high"]
+    assert found["slope"] == pytest.approx(-0.5, abs=0.02)
+    assert study.slope(sizes, [np.full(3, 2.0 * n**-0.3) for n in sizes])["slope"] == pytest.approx(
+        -0.3
+    )
+
+
+def test_populations_come_nearer_to_their_mean_field_for_any_number_of_turns():
+    rows = study.measure(256, ("resource",), work=1_000_000)
+    assert [row["b"] for row in rows] == ["1", "N/8", "N/2", "N"]
+    for row in rows:
+        assert -0.65 < row["slope"] < -0.35
+        assert [cell["n"] for cell in row["cells"]] == [16, 64, 256]
+        gaps = [abs(cell["return_gap"]) - 4 * cell["return_gap_sem"] for cell in row["cells"]]
+        assert gaps[-1] < 0.02
