@@ -24,6 +24,7 @@ README = ROOT / "README.md"
 FIGURES = ROOT / "leaderboard" / "figures"
 TIERS = ("random", "medium-replay", "medium", "expert")
 TEAMS = ("mpe/spread", "mpe/tag-flee")
+GAMES = ("meanfield/queue-n256", "meanfield/resource-n256", "meanfield/beach-bar-n256")
 BENCH = "meanfield/squeeze-n1000/medium-v1"  # of the first command on the page
 WEIGHTED, UNWEIGHTED, COARSE = "mfdiffuser", "mfdiffuser.none", "mfdiffuser.hierarchical"
 
@@ -70,16 +71,18 @@ def effects(records: list[Record]) -> str:
   a factor of {flat / coarse:.1f}."""
 
 
-def tiers(records: list[Record]) -> str:
-    """Scores of the team algorithms on the tiers of spread and tag, a table a task."""
+def tiers(records: list[Record], tasks: tuple[str, ...]) -> str:
+    """Scores on the tiers of some tasks, a table a task."""
     tables = []
-    for task in TEAMS:
+    for task in tasks:
         rows: dict[str, dict[str, Row]] = defaultdict(dict)  # name, tier
         for tier in TIERS:
             own = [item for item in records if item.dataset == f"{task}/{tier}-v1"]
             for row in board.rows_of(own):
                 if row.value is not None and row.label != "random" and row.kind != "reference":
                     rows[_named(row)][tier] = row
+        if not rows:
+            continue
         lines = [f"| `{task}` | {' | '.join(TIERS)} |", "|---|" + "---|" * len(TIERS)]
         for name in sorted(rows, key=lambda name: _place(list(rows[name].values()))):
             cells = [_cell(rows[name][tier]) if tier in rows[name] else "" for tier in TIERS]
@@ -120,19 +123,22 @@ def _named(row: Row) -> str:
     from leaderboard.table import mark
 
     said = [mark(row), "joint" if row.execution == "joint" else ""]
+    said.append(row.board.track if row.board.track != "offline" else "")
     return row.label + (f" ({', '.join(filter(None, said))})" if any(said) else "")
 
 
 def _cell(row: Row) -> str:
     assert row.value is not None
-    if not row.runs:  # the dataset's mean
-        return f"{row.value.value:.1f}"
-    return f"{row.value.value:.1f} [{row.value.low:.1f}, {row.value.high:.1f}] ({len(row.seeds)})"
+    text = f"{row.value.value:.1f}"
+    if row.value.low is not None:  # two seeds or more
+        text += f" [{row.value.low:.1f}, {row.value.high:.1f}]"
+    return f"{text} ({len(row.seeds)})" if row.runs else text  # else the dataset's mean
 
 
-def _place(rows: list[Row]) -> tuple[int, float]:
-    """The rows of most tiers first, then by their mean."""
-    return -len(rows), -float(np.mean([row.value.value for row in rows if row.value]))
+def _place(rows: list[Row]) -> tuple[bool, int, float]:
+    """The rows of most tiers first, then by their mean; who knows more than the data comes last."""
+    mean = float(np.mean([row.value.value for row in rows if row.value]))
+    return rows[0].board.track != "offline", -len(rows), -mean
 
 
 def run(options: Readme) -> int:
@@ -148,7 +154,8 @@ def run(options: Readme) -> int:
     blocks = {
         "bench": render(board.rows_of(shown), "markdown").strip(),
         "effects": effects(records),
-        "spread": tiers(everything),
+        "spread": tiers(everything, TEAMS),
+        "games": tiers(everything, GAMES),
         "algorithms": algorithm_table(),
     }
     text = README.read_text()
