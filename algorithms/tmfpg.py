@@ -43,6 +43,10 @@ The learned model decides. With perceptrons of few populations a batch (32, of 3
 1e-3) a course on the queue dipped to .25 and rose to 1.2 as the policy went where the model was
 wrong; with 128 of 8, lr 3e-3 and counted tables below them it stays where it is best, and the stop
 is not needed. `mis` without its anchor passes .4 on the way to 5.4.
+The oracle stands within .0006 of water-filling at every step after the first, and on the queue
+(mu_k + .02) / c_k is 1.083 for all k from the middle on: the unique equilibrium. The error of N
+agents falls as N to the power -.48 to -.51, for B = 1, N/8, N/2 and N on both games, up to N =
+4,096 (leaderboard/studies/population_error.json): the paper's 1/sqrt N, for any B.
 """
 
 from __future__ import annotations
