@@ -9,7 +9,9 @@ import torch
 import datasets
 from algorithms.mfcql import MFCQL
 from algorithms.nn.game import logged
+from benchmark import registry
 from benchmark.checks.fixtures import POPULATION
+from benchmark.envs.meanfield import solve
 from benchmark.errors import UserError
 
 TURNS = "meanfield/queue-n16-b4/medium-v1"
@@ -66,6 +68,18 @@ def test_the_table_is_a_softmax_at_the_datas_mean_population():
     step, obs = torch.tensor([t]), torch.tensor([[o]])
     q = made._q(made.critic, step, obs, made.typical[t : t + 1])[0, 0, :-1]
     np.testing.assert_allclose(made.policy_table()[t, o], (q / 2.0).softmax(-1).detach(), rtol=1e-4)
+
+
+def test_it_is_far_less_exploitable_than_uniform_play_on_the_queue():
+    data = datasets.load("meanfield/queue-n128/medium-v1", make=True)
+    made = MFCQL(MFCQL.Config(), data.spec, (0,))
+    made.prepare(data, 600, [np.random.default_rng(1)])
+    rng = np.random.default_rng(0)
+    for _ in range(600):
+        made.update(made.sample(data, [rng]).seed(0))
+    model = registry.task(data.spec.id).model()
+    uniform = solve.exploitability(model, solve.uniform_policy(model))
+    assert solve.exploitability(model, made.policy_table()) < 0.6 * uniform
 
 
 @pytest.mark.parametrize(("option", "value"), [("temperature", 0.0), ("cql_alpha", -1.0)])
