@@ -15,9 +15,9 @@ from tests.conftest import bench
 pytestmark = pytest.mark.slow
 
 EXPERT = {"continuous": "mpe/spread/expert-v1", "finite": "meanfield/squeeze-n100/expert-v1"}
-# Four minutes a seed, and near 40 at their end, see their headers: too slow to be tested here. The
+# Minutes a seed, and 37 to 50 at their end, see their headers: too slow to be tested here. The
 # others look for equilibria, which the shared reward of the game below does not reward.
-OWN_TESTS = {"dof", "madiff", "mfcql", "offmmd", "tmfpg"}
+OWN_TESTS = {"diffusion_ql", "dof", "madiff", "mfcql", "offmmd", "tmfpg"}
 LEARNERS = [name for name in algorithms.names() if name not in OWN_TESTS | {"random"}]
 MOST_STEPS = {"continuous": 6_000, "finite": 1_500}  # else what the quick protocol gives
 
