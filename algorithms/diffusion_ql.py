@@ -28,6 +28,9 @@ Differences from the paper
  6. A deterministic action has no noise anywhere: x_K = 0, e_k = 0. [OUR CHOICE]
  7. (6), off by default, has the optimum of (1) and learns faster: where noise is high, which is
     where an action is decided, (1) weighs errors of x0 by abar / (1 - abar). [OUR CHOICE]
+
+What reproduces (quick protocol, 3 seeds, spread): above BC on medium data, 46.7 against 38.7, far
+below it on expert data, 47.2 against 95.5.
 """
 
 from __future__ import annotations

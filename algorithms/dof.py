@@ -35,6 +35,9 @@ Differences from the paper
  6. "w-concat", a learned weight for each agent, is left out. [OUR CHOICE]
  7. Padded action dimensions and dead agents have no part in the losses. [OUR CHOICE]
  8. (8), off by default, has the optimum of (2) and learns faster. [OUR CHOICE]
+
+What reproduces (spread, development data of leaderboard/tuning, one seed): above BC on medium data,
+58.5 against 38, far below it on expert data, 36.6 against 95.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ scores and critics, which agree with exact ones (published: IND 0, CTDE 0, JAL 1
     t_max .2, beta .3    IND .20   CTDE 1.00  OMSD 1.00  JAL 1.00
     t_max .98, beta 0    IND 0     CTDE 0     OMSD 0     JAL 0
 The gain over IND reproduces, CTDE's failure only at a small beta, and no score without Q does at
-t_max .98. On spread's medium and medium-replay data OMSD leads the board (61.2 and 50.7, BC 38.7
-and 33.5), on expert data (78.1) and on tag it does not.
+t_max .98. On spread's medium and medium-replay data OMSD has the highest means of the board (61.2
+and 50.7, BC 38.7 and 33.5; OMIGA's interval overlaps), on expert data (78.1) and on tag it has not.
 
 Spread, development data of leaderboard/tuning, 4,000 + 4,000 steps, one seed (BC 95 on expert, 38
 on medium data): beta trades expert for medium data, .02 has 85 and 42, .1 (frozen) 80 and 60, .3

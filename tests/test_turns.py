@@ -14,7 +14,6 @@ from benchmark.envs.meanfield.solve import (
     flow,
     mirror_descent,
     policy_value,
-    population_error,
     uniform_policy,
 )
 from benchmark.envs.meanfield.turns import MAX_STEPS
@@ -227,38 +226,32 @@ def test_payment_before_the_move_would_be_an_equilibrium_of_hopping():
 
 
 # ------------------------------------------------------------------------------- populations
-def slope(game, sizes, share, episodes):
-    """Slope of log population error on log N under the reference's policy, B = share N (0: 1)."""
-    errors = []
-    for n in sizes:
-        b = max(1, int(share * n))
-        name = f"meanfield/{game}-n{n}{'' if b == n else f'-b{b}'}-v1"
-        task = registry.task(name)
-        steps = getattr(task.model(), "steps_per_round", 1)
-        pi = task.model().solve()
-        if steps > 32:  # a round's table hardly depends on the steps, and any policy will do
-            pi = np.repeat(type(task.model())(8).solve()[::8], steps, axis=0)
-        errors.append(population_error(task, pi, range(episodes)).mean())
-    return np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+def test_the_slope_of_a_power_law_is_its_power_and_lies_in_its_interval():
+    rng = np.random.default_rng(0)
+    sizes = [16, 64, 256, 1024]
+    samples = [n**-0.5 * rng.uniform(0.8, 1.2, 100) for n in sizes]
+    found = study.slope(sizes, samples)
+    assert found["low"] < -0.5 < found["high"]
+    assert found["slope"] == pytest.approx(-0.5, abs=0.02)
+    assert study.slope(sizes, [np.full(3, 2.0 * n**-0.3) for n in sizes])["slope"] == pytest.approx(
+        -0.3
+    )
 
 
-@pytest.mark.parametrize("game", ["resource", "queue"])
-def test_population_error_falls_with_the_root_of_n(game):
-    assert -0.6 < slope(game, (16, 128, 1024), 1 / 8, 20) < -0.4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("game", ["resource", "queue"])
-@pytest.mark.parametrize("share", [0, 1 / 8, 1 / 2, 1])
-def test_population_error_falls_with_the_root_of_n_whatever_b_is(game, share):
-    # Queues are flattest, -0.42 at B = 1: with 16 agents one is more than a short queue's share.
-    sizes = (16, 64, 256) if share == 0 else (16, 64, 256, 1024)
-    assert -0.6 < slope(game, sizes, share, 100) < -0.4
+def test_populations_come_nearer_to_their_mean_field_for_any_number_of_turns():
+    rows = study.measure(256, ("resource",), work=1_000_000)
+    assert [row["b"] for row in rows] == ["1", "N/8", "N/2", "N"]
+    for row in rows:
+        assert -0.65 < row["slope"] < -0.35
+        assert [cell["n"] for cell in row["cells"]] == [16, 64, 256]
+        gaps = [abs(cell["return_gap"]) - 4 * cell["return_gap_sem"] for cell in row["cells"]]
+        assert gaps[-1] < 0.02
 
 
 @pytest.mark.slow
-def test_population_error_of_beach_bar_falls_with_the_root_of_n():
-    assert -0.55 < slope("beach-bar", (16, 64, 256, 1024), 1, 300) < -0.45
+def test_population_errors_fall_with_the_root_of_n_whatever_b_is():
+    for row in study.measure(1024, work=3_000_000):
+        assert -0.6 < row["slope"] < -0.4, row
 
 
 def test_one_of_a_million_agents_acts_without_a_permutation_of_all():
@@ -298,26 +291,3 @@ def test_a_reference_policy_of_turns_is_evaluated_like_any_other():
     task = registry.task("meanfield/resource-n256-b32-v1")
     earned = task.spec.team(rollout(task, task.expert(), range(3)))
     assert earned == pytest.approx(task.reference().expert, abs=0.15)
-
-
-# -------------------------------------------------------------------------------- the error over N
-def test_the_slope_of_a_power_law_is_its_power_and_lies_in_its_interval():
-    rng = np.random.default_rng(0)
-    sizes = [16, 64, 256, 1024]
-    samples = [n**-0.5 * rng.uniform(0.8, 1.2, 100) for n in sizes]
-    found = study.slope(sizes, samples)
-    assert found["low"] < -0.5 < found["high"]
-    assert found["slope"] == pytest.approx(-0.5, abs=0.02)
-    assert study.slope(sizes, [np.full(3, 2.0 * n**-0.3) for n in sizes])["slope"] == pytest.approx(
-        -0.3
-    )
-
-
-def test_populations_come_nearer_to_their_mean_field_for_any_number_of_turns():
-    rows = study.measure(256, ("resource",), work=1_000_000)
-    assert [row["b"] for row in rows] == ["1", "N/8", "N/2", "N"]
-    for row in rows:
-        assert -0.65 < row["slope"] < -0.35
-        assert [cell["n"] for cell in row["cells"]] == [16, 64, 256]
-        gaps = [abs(cell["return_gap"]) - 4 * cell["return_gap_sem"] for cell in row["cells"]]
-        assert gaps[-1] < 0.02

@@ -20,7 +20,6 @@ import numpy as np
 
 from benchmark import files, provenance, registry
 from benchmark.envs.meanfield import solve
-from benchmark.envs.meanfield.game import TablePolicy
 from benchmark.protocol import TUNING_SEEDS
 from benchmark.task import Array, Task
 
@@ -34,22 +33,6 @@ RESAMPLES = 2_000
 
 def task_of(game: str, n: int, b: int) -> Task:
     return registry.task(f"meanfield/{game}-n{n}{'' if b == n else f'-b{b}'}-v1")
-
-
-def errors(task: Task, pi: Array, seeds: range) -> tuple[Array, Array]:
-    """Of each episode: max_t |mu_N - mu|_1 and the team's return, [E] each."""
-    model = task.model()
-    assert model is not None
-    exact, policy = solve.flow(model, pi), TablePolicy(pi)
-    env, n = task.arrays(len(seeds)), task.spec.n_agents
-    obs, largest, paid = env.reset(seeds), np.zeros(len(seeds)), np.zeros(len(seeds))
-    policy.begin(len(seeds), seeds[0])
-    for t in range(model.horizon):
-        counts = np.stack([np.bincount(row, minlength=model.n_obs) for row in obs[..., 0]])
-        largest = np.maximum(largest, np.abs(counts / n - exact[t]).sum(-1))
-        step = env.step(policy.act(obs, None, None, t, False))
-        obs, paid = step.obs, paid + step.rew.mean(1)
-    return largest, paid
 
 
 def slope(sizes: list[int], samples: list[Array]) -> dict[str, float]:
@@ -78,7 +61,7 @@ def measure(most: int, games: Any = GAMES, work: int = WORK) -> list[dict[str, A
                 pi = np.repeat(reference, model.horizon // len(reference), axis=0)
                 episodes = int(np.clip(work // (n * model.horizon), *EPISODES))
                 first = TUNING_SEEDS[0]
-                found, paid = errors(task, pi, range(first, first + episodes))
+                found, paid = solve.population_error(task, pi, range(first, first + episodes))
                 samples.append(found)
                 gap = paid.mean() - solve.policy_value(model, pi)
                 spread = paid.std(ddof=1) / len(paid) ** 0.5

@@ -84,21 +84,25 @@ def solve_turns(
     return mirror_descent(game(steps), iterations[1], rate, np.repeat(start, steps, axis=0))
 
 
-def population_error(task: Task, pi: Array, seeds: range) -> Array:
-    """max_t |mu_N(t) - mu(t)|_1 of each episode in which all N agents of a task play pi: [E]."""
+def population_error(task: Task, pi: Array, seeds: range) -> tuple[Array, Array]:
+    """max_t |mu_N(t) - mu(t)|_1 and the team's return of each episode in which all N agents of a
+    task play pi: [E] each.
+    """
     from benchmark.envs.meanfield.game import TablePolicy
 
     model = task.model()
     assert model is not None, f"{task.spec.id} has no exact model"
     exact, policy = flow(model, pi), TablePolicy(pi)
     env = task.arrays(len(seeds))
-    obs, errors = env.reset(seeds), []
+    obs, error, paid = env.reset(seeds), np.zeros(len(seeds)), np.zeros(len(seeds))
     policy.begin(len(seeds), seeds[0])
     for t in range(model.horizon):
-        counts = [np.bincount(population, minlength=model.n_obs) for population in obs[..., 0]]
-        errors.append(np.abs(np.array(counts) / task.spec.n_agents - exact[t]).sum(-1))  # [E]
-        obs = env.step(policy.act(obs, None, None, t, False)).obs
-    return np.max(errors, axis=0)
+        counts = np.stack([np.bincount(row, minlength=model.n_obs) for row in obs[..., 0]])
+        distance = np.abs(counts / task.spec.n_agents - exact[t]).sum(-1)  # [E]
+        step = env.step(policy.act(obs, None, None, t, False))
+        obs, error = step.obs, np.maximum(error, distance)
+        paid += task.spec.team(step.rew)
+    return error, paid
 
 
 def action_values(rewards: Array, kernels: Array | list[Array], pi: Array | None = None) -> Array:
