@@ -18,8 +18,8 @@ import numpy as np
 from benchmark import files
 from benchmark.errors import UserError
 from benchmark.record import Record
+from leaderboard.columns import mark, number, plain
 from leaderboard.rows import RAW, Board, Row, by_board, labelled
-from leaderboard.table import mark, number, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,7 @@ HATCH = {"local": "", "mean-field": "..", "joint": "//"}
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 FLOOR_DASHES = {"random": ":", "dataset mean": "--", "bc": "-"}
+FIXED = ("floor", "reference")
 SUFFIXES = (".png", ".svg")
 CHARACTER = 0.0125  # width of a letter of a line's name, in widths of a panel
 AXIS = {"step": "gradient steps", "env_steps": "environment steps"}  # of curves
@@ -150,7 +151,7 @@ def _fixed_lines(ax: Axes, rows: Sequence[Row]) -> int:
     """
     left, right = ax.get_xlim()
     taken: list[float] = []  # right end of the last name in each row of names, in axes fractions
-    fixed = [(row.value.value, row) for row in rows if row.kind != "algorithm" and row.value]
+    fixed = [(row.value.value, row) for row in rows if row.kind in FIXED and row.value]
     for value, row in sorted(fixed, key=lambda item: (item[0], item[1].label)):
         style = FLOOR_DASHES.get(row.label, "-.")
         ax.axvline(value, color="#666666", linewidth=1.1, linestyle=style, zorder=0.5)

@@ -22,8 +22,8 @@ import numpy as np
 from benchmark.files import sha256
 from benchmark.protocol import protocol
 from benchmark.record import Record, to_json
+from leaderboard.columns import Column, about, columns, interval, mark, number, plain, seeds
 from leaderboard.rows import LEVELS, RAW, Board, Row, by_board
-from leaderboard.table import Column, about, columns, interval, mark, number, plain, seeds
 
 PAGE = Path(__file__).parent / "page"
 BAR = 200  # width of a bar's drawing
@@ -36,6 +36,7 @@ HIDDEN = (
     "params",
     "peak MB",
     "paper",
+    "tuning",
 )  # columns that a reader may switch on
 
 MEANING = {
@@ -104,12 +105,14 @@ def _policy(style: str, script: str) -> str:
 
 
 def _board(board: Board, rows: Sequence[Row]) -> dict[str, Any]:
+    about_board = about(board, rows)
+    rows = [row for row in rows if row.kind != "published"]
     results, costs = columns(board, rows)
     shown = [column for column in (*results[2:], *costs[1:]) if column.title != "level"]
     ranked = [row for row in rows if row.kind == "algorithm"]
     executions = list(dict.fromkeys(row.execution for row in ranked))
     groups = [(name, [r for r in ranked if r.execution == name]) for name in executions]
-    fixed = [row for row in rows if row.kind != "algorithm"]
+    fixed = [row for row in rows if row.kind in ("floor", "reference")]
     low, high = _range(rows)
     lines = [_line(row, low, high) for row in fixed if row.value is not None]
     best = "equilibrium" if board.metric == "exploitability" else "expert"
@@ -126,7 +129,7 @@ def _board(board: Board, rows: Sequence[Row]) -> dict[str, Any]:
         "ranked_by": RAW[board.metric][1],
         "axis": "raw value" if board.unscored else f"0 = random, 100 = {best}",
         "unscored": board.unscored,
-        "about": about(board, rows),
+        "about": about_board,
         "n_seeds": protocol(board.protocol).n_seeds,
         "titles": [column.title for column in shown],
         "columns": shown,

@@ -231,6 +231,8 @@ def test_the_terminal_table_fits_its_width_and_says_what_it_shows() -> None:
         "75.5 to 85.8",
         "80.0, 83.0, 79.0",
         "71k",
+        "8/0",
+        "configurations tried / online episodes",
     ):
         assert shown in " ".join(text.split())
     assert "significan" not in text

@@ -33,11 +33,13 @@ def read(folders: Sequence[Path]) -> list[Record]:
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
+    from leaderboard import published
     from leaderboard.rows import summarise
 
     ids = {item.dataset for item in records if item.dataset}
     means = {dataset: datasets.mean_value(dataset) for dataset in sorted(ids)}
-    return summarise(records, {key: value for key, value in means.items() if value is not None})
+    rows = summarise(records, {key: value for key, value in means.items() if value is not None})
+    return published.beside(rows, published.load())
 
 
 def table(options: Leaderboard) -> int:
