@@ -247,3 +247,10 @@ def _as_printed(
     value = convert(own.value)
     assert value is not None
     return Estimate(value, convert(own.low), convert(own.high), own.method)
+
+
+def is_published_data(dataset: str, library: Library) -> bool:
+    """Whether a dataset of this suite is, imported, the very data of a published benchmark."""
+    name = dataset.rpartition("-v")[0]
+    patterns = (task.data.format(tier=".+") for task in library.tasks.values() if task.data)
+    return any(re.fullmatch(pattern, name) for pattern in patterns)

@@ -228,6 +228,20 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Claims:
+    """Hold the papers' claims against the committed records and studies."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Claims by the beginning of their names, such as omsd; default: all."""
+    records: tuple[Path, ...] = ()
+    """Folders of records; default: leaderboard/results."""
+    format: Literal["text", "markdown", "csv", "json"] = "text"
+    """Form of the table."""
+    out: Path | None = None
+    """File to write instead of printing."""
+
+
+@dataclass(frozen=True)
 class Readme:
     """Fill the README's tables and figures from the committed records."""
 
@@ -269,6 +283,7 @@ COMMANDS: dict[str, Any] = {
     "leaderboard": Leaderboard,
     "plots": Plots,
     "site": Site,
+    "claims": Claims,
     "readme": Readme,
     "render": Render,
 }
@@ -286,6 +301,7 @@ JOBS = {
     Leaderboard: "board.table",
     Plots: "board.plots",
     Site: "board.site",
+    Claims: "claims.run",
     Readme: "readme.run",
     Render: "render.run",
 }

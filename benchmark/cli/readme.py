@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark import files, record, registry
-from benchmark.cli import ROOT, board
+from benchmark.cli import ROOT, board, claims
 from benchmark.errors import UserError
 from benchmark.protocol import PROTOCOLS
 
@@ -174,7 +174,7 @@ def _place(rows: list[Row]) -> tuple[bool, int, float]:
 
 def run(options: Readme) -> int:
     """Write the README, or with --check compare it."""
-    from leaderboard import plots
+    from leaderboard import claims_table, plots
     from leaderboard.table import render
 
     everything = [item for item in record.read_all([board.RESULTS]) if item.protocol == "quick"]
@@ -182,12 +182,15 @@ def run(options: Readme) -> int:
     # What the first command makes: its rows, and the protocol's own seeds
     shown = [item for item in records if item.algo in (WEIGHTED, "bc", "random")]
     shown = [item for item in shown if item.seed in PROTOCOLS["quick"].seeds()]
+    found = claims.findings(board.rows_of(record.read_all([board.RESULTS])))
+    page = claims_table.render(found, "markdown")
     blocks = {
         "bench": render(board.rows_of(shown), "markdown").strip(),
         "effects": effects(records),
         "spread": tiers(everything, TEAMS),
         "games": tiers(everything, GAMES),
         "published": beside_papers(everything),
+        "claims": claims_table.short(found),
         "algorithms": algorithm_table(),
     }
     text = README.read_text()
@@ -198,10 +201,13 @@ def run(options: Readme) -> int:
             raise UserError(f"README.md lacks the marks {begin} and {end}.")
         text = pattern.sub(lambda _: f"{begin}\n{block}\n{end}", text)  # noqa: B023
     if options.check:
-        if text != README.read_text():
-            raise UserError("README.md is not what the committed records say; run make readme.")
+        for path, wanted in ((README, text), (claims.PAGE, page)):
+            if not path.exists() or wanted != path.read_text():
+                where = path.relative_to(ROOT)
+                raise UserError(f"{where} is not what the committed records say; run make readme.")
         return 0
     files.write_text(README, text)
+    files.write_text(claims.PAGE, page)
     plots.comparison(board.rows_of(shown), FIGURES / f"{BENCH.replace('/', '--')}.svg")
-    print(f"wrote {README} and {FIGURES}")
+    print(f"wrote {README}, {claims.PAGE} and {FIGURES}")
     return 0
