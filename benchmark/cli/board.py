@@ -25,7 +25,7 @@ def read(folders: Sequence[Path]) -> list[Record]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"option --records: {folder} is not a folder of records.")
-    found = record.read_all(folders or [RESULTS])
+    found = record.read_all(folders or [RESULTS], for_boards=True)
     if not found:
         where = ", ".join(map(str, folders)) or str(RESULTS)
         raise UserError(f"no records in {where}; make some with make bench ALGO=bc.")
