@@ -69,7 +69,7 @@ reference: setup ## TASK=: measure a task's reference scores and write them
 	$(call need,TASK,mpe/spread-v1)
 	@$(RUN) reference $(TASK) $(ARGS)
 
-leaderboard: setup ## print the board of the committed records
+leaderboard: setup ## [ARGS="--view summary --format latex"]: the board of the committed records
 	@$(RUN) leaderboard $(ARGS)
 
 plots: setup ## draw the comparison plots of the committed records

@@ -6,12 +6,12 @@ escapes them for itself.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmark.protocol import protocol
+from leaderboard.formats import plain
 from leaderboard.rows import LEVELS, RAW, Board, Row
 from leaderboard.scores import BOOTSTRAP_FROM, Estimate
 
@@ -104,11 +104,6 @@ def _of_published(rows: Sequence[Row]) -> list[str]:
             f" ({'; '.join(reasons)})."
         )
     return sentences
-
-
-def plain(text: str) -> str:
-    """One line of printable ASCII: no control sequence, no look-alike letter, no bidi mark."""
-    return re.sub(r"[^ -~]", "?", " ".join(text.split()))
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -242,7 +237,7 @@ def published_columns() -> list[Column]:
     return [
         Column("published", lambda r: plain(r.label), right=False),
         Column("printed", printed(lambda p: p.number.mean), number),
-        Column("±", printed(lambda p: p.number.std), number),
+        Column("sd", printed(lambda p: p.number.std), number),
         Column("unit", printed(lambda p: p.number.unit), right=False),
         Column("ours", printed(lambda p: p.ours and plain(p.ours.label)), right=False),
         Column("ours, that unit", printed(lambda p: _of(p.same_scale)), number),

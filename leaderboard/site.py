@@ -69,9 +69,7 @@ def build(records: Sequence[Record], rows: Sequence[Row]) -> str:
     style, script = ((PAGE / name).read_text() for name in ("page.css", "page.js"))
     boards = [_board(board, own) for board, own in by_board(rows).items()]
     levels = [row.level for row in rows if row.kind == "algorithm" and row.level is not None]
-    return environment.get_template(
-        "index.html.j2"
-    ).render(
+    return environment.get_template("index.html.j2").render(
         style=style,
         script=script,
         policy=_policy(style, script),

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmark import cli
 from benchmark.errors import UserError
 from leaderboard import claims, claims_table
 from leaderboard.claims import Card, Finding
 from leaderboard.measures import Evidence
 from leaderboard.rows import summarise
-from tests.conftest import ROOT, bench
+from tests.conftest import ROOT
 from tests.records import DATASET, TASK, runs, scale
 
 EXPERT = "mpe/spread/expert-v1"
@@ -292,14 +293,12 @@ def test_every_format_has_the_paper_the_measurement_and_the_verdict(
     assert claims_table.tally(found) == "1 claim: 1 supported"
 
 
-def test_the_command_prints_chosen_claims_as_json_and_names_the_known_ones() -> None:
-    few = ROOT / "leaderboard" / "results" / "probe" / "bandit" / "two-mode-v1" / "bc"
-    done = bench("claims", "omsd-bandit", "--format", "json", "--records", few)
-    assert done.returncode == 0, done.stderr
-    found = {item["claim"]: item for item in json.loads(done.stdout)}
+def test_the_command_prints_chosen_claims_as_json_and_names_the_known_ones(capsys) -> None:
+    few = str(ROOT / "leaderboard" / "results" / "probe" / "bandit" / "two-mode-v1" / "bc")
+    assert cli.run(cli.parse(["claims", "omsd-b", "--format", "json", "--records", few])) == 0
+    found = {item["claim"]: item for item in json.loads(capsys.readouterr().out)}
     assert set(found) == {"omsd-bandit", "omsd-bandit-ctde"}
     assert {item["verdict"] for item in found.values()} <= set(claims.VERDICTS)
     assert found["omsd-bandit"]["tests"][0]["values"][0]["seeds"] == 10
-    done = bench("claims", "osmd", "--records", few)
-    assert done.returncode == 2
-    assert "no claim begins with osmd; known claims: madiff-centralised" in done.stderr
+    with pytest.raises(UserError, match="begins with osmd; known claims: madiff-centralised"):
+        cli.run(cli.parse(["claims", "osmd", "--records", few]))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import datasets
 from benchmark import files, record
 from benchmark.cli import ROOT
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from benchmark.cli.options import Leaderboard, Plots, Site
+    from benchmark.cli.options import Leaderboard, Plots, Site, Where
     from benchmark.record import Record
     from leaderboard.rows import Row
 
@@ -42,10 +42,44 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     return published.beside(rows, published.load())
 
 
-def table(options: Leaderboard) -> int:
-    from leaderboard.table import render
+def select(rows: Sequence[Row], where: Where) -> list[Row]:
+    """The rows that `where` names; floors and references stay with their boards.
 
-    text = render(rows_of(read(options.records)), options.format)
+    A value that no row has raises UserError with the nearest that one has.
+    """
+    facts = {
+        "track": lambda row: row.board.track,
+        "namespace": lambda row: row.board.task.split("/")[0],
+        "tier": lambda row: row.board.dataset.rpartition("/")[2].rpartition("-v")[0],
+        "protocol": lambda row: row.board.protocol,
+        "execution": lambda row: row.execution,
+    }
+    found = list(rows)
+    for name, fact in facts.items():
+        wanted = getattr(where, name)
+        known = {fact(row) for row in rows} - {""}
+        for value in wanted:
+            if value not in known:
+                raise unknown_name(f"{name} of a board", value, known)
+        if name == "execution" and wanted:
+            found = [row for row in found if row.kind != "algorithm" or fact(row) in wanted]
+            kept = {row.board for row in found if row.kind == "algorithm"}
+            found = [row for row in found if row.board in kept]
+        elif wanted:
+            found = [row for row in found if fact(row) in wanted]
+    return found
+
+
+def table(options: Leaderboard) -> int:
+    from leaderboard import aggregate, formats
+    from leaderboard.table import sheets
+
+    rows = select(rows_of(read(options.records)), options.where)
+    if options.view == "summary":
+        found = aggregate.sheets(aggregate.summaries(rows))
+    else:
+        found = sheets(rows)
+    text = formats.write(found, options.format)
     if options.out:
         files.write_text(options.out, text)
         print(f"wrote {options.out}")

@@ -196,9 +196,28 @@ class ReferenceScores:
 
 
 @dataclass(frozen=True)
+class Where:
+    """Which boards and rows; several values of an option are alternatives."""
+
+    track: tuple[str, ...] = ()
+    """Tracks: offline, model, o2o, online, oracle."""
+    execution: tuple[str, ...] = ()
+    """Executions of the ranked rows: local, mean-field, joint."""
+    namespace: tuple[str, ...] = ()
+    """Namespaces of tasks, such as mpe."""
+    tier: tuple[str, ...] = ()
+    """Tiers of datasets, such as medium."""
+    protocol: tuple[str, ...] = ()
+    """Protocols: smoke, quick, full."""
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """Print the board of the committed records, or of a folder of records."""
 
+    view: Literal["boards", "summary"] = "boards"
+    """A board a dataset, or rows across the datasets of a namespace that all of them have."""
+    where: Annotated[Where, tyro.conf.arg(name="")] = Where()
     records: tuple[Path, ...] = ()
     """Folders of records; default: leaderboard/results."""
     format: Literal["text", "markdown", "csv", "latex", "json"] = "text"
