@@ -72,8 +72,8 @@ reference: setup ## TASK=: measure a task's reference scores and write them
 leaderboard: setup ## [ARGS="--view summary --format latex"]: the board of the committed records
 	@$(RUN) leaderboard $(ARGS)
 
-plots: setup ## draw the comparison plots of the committed records
-	@$(RUN) plots $(ARGS)
+plots: setup ## [KINDS="bars cost tiers"]: draw the committed records as PNG and SVG
+	@$(RUN) plots $(KINDS) $(ARGS)
 
 site: setup ## build the one-file page of the committed records
 	@$(RUN) site $(ARGS)

@@ -1,8 +1,7 @@
-"""leaderboard, plots and site: what records say, as tables, plots and a page."""
+"""leaderboard and site: what records say, as tables and a page; plots are in `plots.py`."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from benchmark.cli import ROOT
 from benchmark.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from benchmark.cli.options import Leaderboard, Plots, Site, Where
+    from benchmark.cli.options import Leaderboard, Site, Where
     from benchmark.record import Record
     from leaderboard.rows import Row
 
@@ -85,35 +84,6 @@ def table(options: Leaderboard) -> int:
         print(f"wrote {options.out}")
     else:
         print(text)
-    return 0
-
-
-def draw(records: Sequence[Record], folder: Path) -> list[Path]:
-    """One comparison and one figure of curves a dataset, or a task of the online track, as PNG and
-    SVG.
-    """
-    from leaderboard import plots as figures
-
-    made = []
-    boards: dict[str, list[Record]] = defaultdict(list)
-    for item in records:
-        online = "" if item.track in ("offline", "model") else f"--{item.track}"
-        boards[(item.dataset or item.task) + online].append(item)
-    for board, own in sorted(boards.items()):
-        name = board.replace("/", "--")
-        for suffix in ("png", "svg"):
-            path = folder / f"{name}.{suffix}"
-            figures.comparison(rows_of(own), path)
-            made.append(path)
-            if any(item.curve for item in own):
-                figures.curves(own, folder / f"{name}--curves.{suffix}")
-                made.append(folder / f"{name}--curves.{suffix}")
-    return made
-
-
-def plots(options: Plots) -> int:
-    for path in draw(read(options.records), options.out):
-        print(f"wrote {path}")
     return 0
 
 

@@ -228,8 +228,21 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class Plots:
-    """Draw the comparison plots of the committed records, or of a folder of records."""
+    """Draw the committed records, or a folder of records, as PNG and SVG."""
 
+    kinds: tyro.conf.Positional[
+        tuple[
+            Literal[
+                "bars", "curves", "cost", "exploitability", "flow", "profiles", "size", "tiers",
+                "papers",
+            ],
+            ...,
+        ]
+    ] = ()  # fmt: skip
+    """Which figures; default: all."""
+    where: Annotated[Where, tyro.conf.arg(name="")] = Where()
+    checkpoints: tuple[Path, ...] = ()
+    """Trained policies of finite games, whose flows are drawn beside the equilibrium's."""
     records: tuple[Path, ...] = ()
     """Folders of records; default: leaderboard/results."""
     out: Path = Path("runs/plots")
@@ -318,7 +331,7 @@ JOBS = {
     Check: "check.run",
     ReferenceScores: "check.reference",
     Leaderboard: "board.table",
-    Plots: "board.plots",
+    Plots: "plots.run",
     Site: "board.site",
     Claims: "claims.run",
     Readme: "readme.run",
