@@ -302,14 +302,19 @@ class Study(Test):
     study: str
     where: Filter
     value: str  # field, with dots for nested ones
-    minus: str = ""  # field of a number that is taken off
+    minus: str = ""  # field of what is taken off, a number or other seeds
     table: str = "rows"
 
     def measured(self, evidence: Evidence) -> list[Measured]:
         result = []
         for cell in cells(evidence, self.study, self.table, self.where):
             found, seeds = estimate_of(cell, self.value, self.study)
-            if self.minus:
+            other = value_of(cell, self.minus) if self.minus else None
+            if isinstance(other, list):
+                both = [np.array(value_of(cell, name)) for name in (self.value, self.minus)]
+                found = scores.contrast(both, [1.0, -1.0])
+                seeds = min(len(one) for one in both)
+            elif self.minus:
                 off = float(value_of(cell, self.minus))
                 ends = [None if end is None else end - off for end in (found.low, found.high)]
                 found = Estimate(found.value - off, ends[0], ends[1], found.method)

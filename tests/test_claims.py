@@ -230,6 +230,11 @@ def test_seeds_of_a_study_are_resampled_and_ratios_take_the_widest_interval(tmp_
     assert part.found[0].estimate.value == pytest.approx(1.8)
     study = {"s": {"rows": [{"n": "k", "ms": 10.0, "ms_low": 9.0, "ms_high": 12.0}, {
         "n": "one", "ms": 2.0, "ms_low": 1.5, "ms_high": 3.0}]}}  # fmt: skip
+    minus = '[[test]]\nmeasure = "study"\nstudy = "slopes"\nwhere = { game = "b" }\n'
+    minus += 'value = "x.seeds"\nminus = "x.seeds"\nwithin = [-9.0, 9.0]\n'
+    (part,) = judge(card(tmp_path, minus), [], studies=STUDY).parts
+    assert part.found[0].estimate.value == 0.0
+    assert part.found[0].estimate.low < 0 < part.found[0].estimate.high
     ratio = """[[test]]\nmeasure = "study-ratio"\nstudy = "s"\ntop = { n = "k" }
 bottom = { n = "one" }\nvalue = "ms"\nabove = 3.0\n"""
     (part,) = judge(card(tmp_path, ratio), [], studies=study).parts
