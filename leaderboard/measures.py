@@ -106,8 +106,11 @@ def find(evidence: Evidence, name: str, board: str, config: Mapping[str, Any] | 
     row = max(rows, key=lambda r: (PROTOCOLS.index(r.board.protocol), len(r.seeds), r.label))
     if row.score is None:
         raise Missing(f"{name} has no score on {board}: {row.board.unscored or row.notes[0]}")
-    if not all(run.rankable for run in row.runs):
-        raise Missing(f"the records of {name} on {board} are not of its listed data")
+    for note in row.notes:  # seeds of the protocol that are missing, data that are not the listed
+        if note.startswith("not ranked: "):
+            raise Missing(
+                f"{name} on {board} may not be ranked: {note.removeprefix('not ranked: ')}"
+            )
     return row
 
 

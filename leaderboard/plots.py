@@ -60,11 +60,12 @@ def comparison(rows: Sequence[Row], path: Path) -> None:
             _bars(ax, board, own)
 
 
-def curves(records: Sequence[Record], path: Path) -> None:
+def curves(records: Sequence[Record], path: Path, rows: Sequence[Row] = ()) -> None:
     """One panel per logged loss: a line per algorithm (mean over seeds), each seed thin behind it.
 
     Best with the records of one dataset; of more than MAX_PANELS losses the commonest are drawn.
-    Of runs that play while they learn, returns come first, and environment steps are the x axis.
+    Of runs that play while they learn, returns come first, with the floors and references among the
+    board's `rows` as lines, and environment steps are the x axis.
     """
     axis = "env_steps" if all("env_steps" in run.curve for run in records if run.curve) else "step"
     panels: dict[str, list[tuple[int, str, list[Record]]]] = defaultdict(list)
@@ -79,6 +80,8 @@ def curves(records: Sequence[Record], path: Path) -> None:
         for ax, name in zip(axes, names, strict=True):
             for index, label, runs in panels[name]:
                 _curve(ax, (axis, name), label, runs, index)
+            if name == "return":
+                _levels(ax, rows)
             ax.set_ylabel(plain(name))
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         axes[-1].set_xlabel(AXIS[axis])
@@ -101,6 +104,16 @@ def figure(
         metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
         with files.atomic_path(path) as temporary:
             drawn.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
+
+
+def _levels(ax: Axes, rows: Sequence[Row]) -> None:
+    """Team returns of floors and references as horizontal lines."""
+    for row in rows:
+        if row.kind in FIXED and row.team_return is not None:
+            dash, value = FLOOR_DASHES.get(row.label, "-."), row.team_return.value
+            ax.axhline(
+                value, color="#666666", linewidth=1.0, linestyle=dash, label=plain(row.label)
+            )
 
 
 def log_axis(axis: Any) -> None:

@@ -72,7 +72,8 @@ def teams(omar: float, td3bc: float, n: int = 5, spread: float = 1.0, **changes:
         (teams(80, 70, n=3), "not yet measured", "3 seeds; a verdict wants 5"),
         (runs("omar", [80] * 5), "not yet measured", "no records of td3bc on " + DATASET),
         (teams(80, 70, protocol_name="smoke"), "not yet measured", "no records of omar"),
-        (teams(80, 70, rankable=False), "not yet measured", "not of its listed data"),
+        (teams(80, 70, rankable=False), "not yet measured", "not the listed content"),
+        (teams(80, 70)[1:], "not yet measured", "also wants training seed 0"),
     ],
 )
 def test_a_difference_is_judged_by_its_whole_interval(

@@ -108,6 +108,11 @@ def test_runs_that_play_are_drawn_by_environment_steps_returns_first(tmp_path: P
     assert "environment steps" in text
     assert "gradient steps" not in text
     assert text.index(">return<") < text.index(">a_loss<")
+    rows = summarise(runs("omar", [1, 2], curve=curve, track="online"), {}, scale)
+    plots.curves([run for row in rows for run in row.runs], tmp_path / "f.svg", rows)
+    assert "random" not in text
+    for floor in ("random", "expert"):
+        assert f">{floor}<" in (tmp_path / "f.svg").read_text()
     nothing = {"step": [1.0], "a_loss": [None]}  # a loss of which no point was logged
     plots.curves([*runs("omar", [1], curve=nothing), *runs("bc", [1])], tmp_path / "c.svg")
     assert ">a_loss<" not in (tmp_path / "c.svg").read_text()

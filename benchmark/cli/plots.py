@@ -51,7 +51,7 @@ def figures(rows: Sequence[Row], checkpoints: Sequence[Path] = ()) -> Iterator[F
             continue
         yield "bars", name, partial(plots.comparison, own)
         if any(record.curve for record in records):
-            yield "curves", f"{name}--curves", partial(plots.curves, records)
+            yield "curves", f"{name}--curves", partial(plots.curves, records, rows=own)
         if any(row.score for row in own):
             yield "cost", f"{name}--cost", partial(plots_across.pareto, own)
         if any(row.runs and row.exploitability for row in own):
