@@ -97,11 +97,15 @@ def beside_papers(records: list[Record]) -> str:
     """Ours and the published score on the task whose program is the papers', tier by tier."""
     cells: dict[str, dict[str, str]] = defaultdict(dict)  # published name, tier
     flags = set()
+    source: dict[str, str] = {}  # of each row of ours: the first that has it
     for tier in TIERS:
         own = [item for item in records if item.dataset == f"{PAPERS}/{tier}-v1"]
         for row in board.rows_of(own):
             printed = row.printed
             if printed is None or printed.same_scale is None or printed.ours is None:
+                continue
+            chosen = source.setdefault(printed.ours.label, printed.number.source)
+            if printed.number.unit != "score" or printed.number.source != chosen:
                 continue
             name = f"`{printed.ours.label}`, {printed.number.algorithm} in {printed.source.label}"
             deviation = f" ± {printed.number.std:g}" if printed.number.std else ""
