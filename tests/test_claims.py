@@ -132,6 +132,29 @@ def test_one_failed_test_fails_the_claim_and_one_open_test_leaves_it_open(tmp_pa
     assert judge(card(tmp_path, ABOVE + other), teams(70, 80)).verdict == "not supported"
 
 
+def test_two_versions_of_an_algorithm_are_never_mixed_in_one_test(tmp_path: Path) -> None:
+    """The newest version that has all records counts, even where an older one has better scores."""
+    test = f"""measure = "contrast"
+terms = [{{ row = "omar", datasets = ["{DATASET}", "{EXPERT}"] }}]"""
+
+    def version(code: str, mean: float, *datasets: str) -> list:
+        made = [r for d in datasets for r in runs("omar", [mean] * 5, dataset=d, code_sha256=code)]
+        finished = f"2026-0{len(code)}-01T00:00:00Z"
+        return [
+            replace(r, key=code * 9, provenance=replace(r.provenance, finished=finished))
+            for r in made
+        ]
+
+    old = version("a", 90, DATASET, EXPERT)
+    assert value(tmp_path, test, [*old, *version("bb", 50, DATASET)]) == pytest.approx(90)
+    assert value(tmp_path, test, [*old, *version("bb", 50, DATASET, EXPERT)]) == pytest.approx(50)
+    (part,) = judge(
+        card(tmp_path, "[[test]]\n" + test + "\nabove = 0.0\n"),
+        [*version("a", 90, EXPERT), *version("bb", 50, DATASET)],
+    ).parts
+    assert part.outcome == "missing"
+
+
 def test_a_gain_of_gains_is_one_contrast(tmp_path: Path) -> None:
     both = ABOVE.replace(
         "above",
