@@ -15,7 +15,8 @@ E2  weights w_i of a particle, of mean 1 (`algorithms/nn/value_weights.py`): of 
     first step on, "return" and "rank", of the population (beta_pop) or, in games ranked by
     exploitability, of the agent less that (beta_ind); "mirror", the ratio pi / pi_data of its first
     decision, pi from mirror descent in a game that is learned from the data, or known in the
-    variants of the track `model`; "advantage", one large step of that; or "none".
+    variants of the track `model`, and stopped once the learned game is in doubt, as TMF-PG does;
+    "advantage", one large step of that; or "none".
 E3  loss: E[(1/M) sum_i w_i omega(k) |x0(x_k,i, nu_k, k) - tau_i|^2], omega = clip(SNR, .05, 5)
     or, "bell", max(4 abar (1 - abar), .05). The first state is given: its channels are left out.
     A weighted denoising loss has the tilted law as its exact minimiser, so no guidance is needed.
@@ -107,7 +108,7 @@ BOUNDS = {
     **dict.fromkeys(("beta_pop", "beta_ind", "rank_c", "rate", "alpha", "scale"), (0.0, 1e4)),
     **dict.fromkeys(("iterations", "window", "execute", "blocks", "sampler_steps"), (1.0, 1e6)),
     **dict.fromkeys(("first_level", "context", "table_agents", "distil_batch"), (1.0, 1e8)),
-    **dict.fromkeys(("distil_steps", "distil_width", "members", "w_max"), (1.0, 1e6)),
+    **dict.fromkeys(("distil_steps", "distil_width", "members", "w_max", "budget"), (1.0, 1e6)),
     **dict.fromkeys(("ema", "target", "fit_share"), (0.0, 1.0)),
     "branch": (2.0, 1e4),
 }
@@ -146,6 +147,7 @@ class MFDiffuserConfig:
     rank_c: float = 10.0  # rank weighting: the median weighs exp(-c / 2) of the best
     rate: float = 0.1  # of mirror descent
     iterations: int = 400  # of mirror descent
+    budget: float = 1.5  # of the learned game's doubt, in units of the behaviour's
     fit_share: float = 0.6  # of the steps that fit the game, advantage and mirror only
     omega: Literal["snr", "bell"] = "snr"  # weight of a noise level in the loss
     w_max: float = 20.0  # largest weight of a return, in units of the mean weight
@@ -332,14 +334,14 @@ class MFDiffuser(Algorithm):
             if self.step <= self.fit_steps:
                 return self.decisions.fit(batch)
             if self.step == self.fit_steps + 1:
-                once = self.config.weighting == "advantage"  # one large step
-                how = (
-                    (self.config.beta_ind, 1)
-                    if once
-                    else (self.config.rate, self.config.iterations)
-                )
-                self.tilt = self.decisions.solve(*how).to(self.device)
+                self.tilt = self._solve(self.decisions).to(self.device)
         return self._denoise(batch)
+
+    def _solve(self, decisions: DecisionWeights) -> Tensor:
+        config = self.config
+        if config.weighting == "advantage":
+            return decisions.solve(config.beta_ind, 1, config.budget)
+        return decisions.solve(config.rate, config.iterations, config.budget)
 
     def _denoise(self, batch: Batch) -> dict[str, Tensor]:
         config, code = self.config, self.code

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from algorithms.mfdiffuser import MFDiffuser, MFDiffuserConfig, denoising_loss
 from algorithms.nn.diffusion import alpha_bar, snr_weight
-from algorithms.nn.game import ExactGame
+from algorithms.nn.game import ExactGame, Parts
 from algorithms.nn.population_policy import count_table
 from algorithms.nn.value_weights import mirror, value_weights
 from benchmark import registry
@@ -278,7 +278,7 @@ def test_one_step_of_the_mirror_is_the_exponentiated_advantage() -> None:
     model = registry.task("meanfield/beach-bar-n32-v1").model()
     assert model is not None
     start = np.full((10, 10, 3), 1 / 3)
-    tilt = mirror(ExactGame(model), model.mu0, start, 10, 1.0, 0.7, 1)
+    tilt = mirror(ExactGame(model), model.mu0, start, 10, 1.0, 0.7, 1, 1.5)
     flow, rewards, kernels = solve._trace(model, start)
     q = solve.action_values(rewards, kernels, start)
     gain = q - q.mean(-1, keepdims=True)
@@ -294,9 +294,31 @@ def test_the_mirror_goes_to_the_equilibrium() -> None:
     start = np.full((10, 10, 3), 1 / 3)
     found = []
     for steps in (5, 300):
-        pi = start * np.exp(mirror(ExactGame(model), model.mu0, start, 10, 1.0, 0.1, steps))
+        pi = start * np.exp(mirror(ExactGame(model), model.mu0, start, 10, 1.0, 0.1, steps, 1.5))
         found.append(solve.exploitability(model, pi / pi.sum(-1, keepdims=True)))
     assert found[1] < 0.1 < 1 < found[0]  # LIMITS keep it from going all the way
+
+
+def test_the_mirror_stops_before_it_is_doubted_too_much() -> None:
+    """A game that doubts more of each step: the budget is what decides how many are taken."""
+
+    class Doubted(ExactGame):
+        seen = 0
+
+        def parts(self, t: int, xi: Array) -> Parts:
+            found = super().parts(t, xi)
+            self.seen += 1
+            return found._replace(doubt=found.doubt + 1 + 0.1 * ((self.seen - 1) // 10))
+
+    model = registry.task("meanfield/beach-bar-n32-v1").model()
+    assert model is not None
+    start = np.full((10, 10, 3), 1 / 3)
+
+    def run(game: ExactGame, steps: int, budget: float) -> Array:
+        return mirror(game, model.mu0, start, 10, 1.0, 0.1, steps, budget)
+
+    stopped = run(Doubted(model), 50, 1.45)  # courses are doubted 1, 1.1, .., 1.4, 1.5 times
+    np.testing.assert_array_equal(stopped, run(ExactGame(model), 4, 9.0))
 
 
 def test_the_particles_of_a_tilted_law_are_played_as_the_tilt_says() -> None:

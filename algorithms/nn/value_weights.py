@@ -62,19 +62,33 @@ def weights_by_step(
 
 
 def mirror(
-    game: Game, mu0: Array, behaviour: Array, horizon: int, rho: float, rate: float, steps: int
+    game: Game,
+    mu0: Array,
+    behaviour: Array,
+    horizon: int,
+    rho: float,
+    rate: float,
+    steps: int,
+    budget: float,
 ) -> Array:
-    """(3): log pi / pi_b, [horizon, O, A] within LIMITS, after `steps` steps.
+    """(3): log pi / pi_b, [horizon, O, A] within LIMITS, after `steps` steps, or before the game
+    doubts the policy's course `budget` times as much as the behaviour's.
 
     behaviour [rounds, O, A]: a round is 1 / rho steps that share a table. steps = 1: `rate` is in
     units of the standard deviation of A, advantage weighting.
     """
-    start = np.log(behaviour)
+    start, doubt = np.log(behaviour), 0.0
+    before = start
     theta, rounds = start.copy(), np.arange(horizon) // max(1, round(1 / rho))
     for _ in range(steps):
         pi = np.exp(theta - theta.max(-1, keepdims=True))
         pi = (pi / pi.sum(-1, keepdims=True))[rounds]  # [H, O, A]
         now = course(game, mu0, pi, rho)
+        doubt = doubt or now.doubt  # of the behaviour
+        if now.doubt > budget * doubt:
+            theta = before
+            break
+        before = theta.copy()
         q, _ = values(now.reward, now.kernel, pi, rho, chain=False)
         gain = q - (pi * q).sum(-1, keepdims=True)
         if steps == 1:
@@ -116,8 +130,9 @@ class DecisionWeights:
         self.fitter.step()
         return {"kernel_loss": kernel.detach(), "reward_loss": reward.detach()}
 
-    def solve(self, rate: float, steps: int) -> Tensor:
+    def solve(self, rate: float, steps: int, budget: float) -> Tensor:
         """log pi / pi_b [T, O, A], see `mirror`."""
         known, game = self.known, self.game or self.learned
-        found = mirror(game, known.mu0, known.behaviour, self.spec.horizon, known.rho, rate, steps)
+        size = (self.spec.horizon, known.rho)
+        found = mirror(game, known.mu0, known.behaviour, *size, rate, steps, budget)
         return torch.as_tensor(found, dtype=torch.float32)
