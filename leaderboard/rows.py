@@ -203,6 +203,7 @@ def labelled(records: Iterable[Record]) -> list[tuple[str, list[Record]]]:
     """Records grouped into named rows, one record per seed, sorted by seed.
 
     A name is the algorithm's, with what differs where it has several rows: "omar [lr=0.0001]".
+    Of two versions of the code the hash says it, not the fields that only one of them has.
     """
     groups: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
@@ -211,7 +212,7 @@ def labelled(records: Iterable[Record]) -> list[tuple[str, list[Record]]]:
     result = []
     for algo, same in sorted(groups.items()):
         identities = [json.loads(identity) for identity in sorted(same)]
-        names = dict.fromkeys(name for identity in identities for name in identity)
+        names = [n for n in identities[0] if all(n in identity for identity in identities)]
         differ = [n for n in names if len({repr(i.get(n)) for i in identities}) > 1]
         for identity, (_, seeds) in zip(identities, sorted(same.items()), strict=True):
             shown = ", ".join(f"{n.removeprefix('config.')}={identity.get(n)}" for n in differ)
