@@ -145,9 +145,9 @@ class MFDiffuserConfig:
     beta_pop: float = 2.0  # tilt per standard deviation of a population's return
     beta_ind: float = 1.0  # tilt per standard deviation of an agent's return or advantage
     rank_c: float = 10.0  # rank weighting: the median weighs exp(-c / 2) of the best
-    rate: float = 0.1  # of mirror descent
+    rate: float = 0.3  # of mirror descent
     iterations: int = 400  # of mirror descent
-    budget: float = 1.5  # of the learned game's doubt, in units of the behaviour's
+    budget: float = 2.0  # of the learned game's doubt, in units of the behaviour's
     fit_share: float = 0.6  # of the steps that fit the game, advantage and mirror only
     omega: Literal["snr", "bell"] = "snr"  # weight of a noise level in the loss
     w_max: float = 20.0  # largest weight of a return, in units of the mean weight
@@ -199,7 +199,7 @@ class MFDiffuser(Algorithm):
             execution="mean-field" if name in MEAN_FIELD else "local",
             track="model" if name == "mirror_known" else "offline",
             families=families(config, known=name == "mirror_known"),
-            tuning={"meanfield/": Tuning(configs_tried=5), "meanfield/squeeze": Tuning()},
+            tuning={"meanfield/": Tuning(configs_tried=6), "meanfield/squeeze": Tuning()},
         )
         for name, config in ROWS.items()
     }
