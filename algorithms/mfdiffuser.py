@@ -103,7 +103,15 @@ SEQUENTIAL: dict[str, Any] = {  # the search of leaderboard/tuning/mfdiffuser.js
 }
 SEQUENTIAL_STEPS = {"smoke": 50, "quick": 2_000, "full": 20_000}  # the game's fit comes on top
 FIT_STEPS = {"smoke": 50, "quick": 3_000, "full": 20_000}
-BATTLE: dict[str, Any] = {"policy": "plan", "width": 64, "steps": SEQUENTIAL_STEPS}  # no search
+BATTLE: dict[str, Any] = {  # a few looks at 32 a side: returns hardly speak for the margin
+    "weighting": "none",
+    "policy": "plan",
+    "window": 2,
+    "width": 64,
+    "omega": "bell",
+    "lr": 2e-3,
+    "steps": {"smoke": 50, "quick": 3_000, "full": 20_000},
+}
 BOUNDS = {
     **dict.fromkeys(("beta_pop", "beta_ind", "rank_c", "rate", "alpha", "scale"), (0.0, 1e4)),
     **dict.fromkeys(("iterations", "window", "execute", "blocks", "sampler_steps"), (1.0, 1e6)),
