@@ -19,7 +19,7 @@ need = $(if $($(1)),,$(error $(1) is missing; expected for example: make $@ $(1)
 plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
 common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
 
-.PHONY: help setup bench train grid data datasets check reference leaderboard plots site readme \
+.PHONY: help setup bench train grid data datasets new check reference leaderboard plots site readme \
         render perf lint test test-slow clean
 
 help: ## list the targets
@@ -60,6 +60,10 @@ data: setup ## DATASET= or ALL=1: make datasets from their recipes (ALL: the sma
 
 datasets: setup ## print the catalogue of datasets, one id a row
 	@$(RUN) datasets $(ARGS)
+
+new: setup ## ALGO= [PLUGIN=/path/ALGO.py]: write the start of an algorithm
+	$(call need,ALGO,mine)
+	@$(RUN) new $(ALGO) $(plugins)
 
 check: setup ## ALGO=, TASK= or DATASET=: hold it against the contracts
 	@$(RUN) check $(if $(ALGO),--algo $(ALGO)) $(if $(TASK),--task $(TASK)) \

@@ -188,6 +188,16 @@ class Check:
 
 
 @dataclass(frozen=True)
+class New:
+    """Write the start of an algorithm: a file that passes the checks and trains."""
+
+    algo: tyro.conf.Positional[str]
+    """Name of the algorithm: lower-case letters, digits and _."""
+    plugin: Path | None = None
+    """File to write, outside of the checkout; default: algorithms/ALGO.py."""
+
+
+@dataclass(frozen=True)
 class ReferenceScores:
     """Measure the fixed references of a task (random, expert, exact values) and write them."""
 
@@ -264,6 +274,7 @@ COMMANDS: dict[str, Any] = {
     "export": Export,
     "datasets": Datasets,
     "lint": Lint,
+    "new": New,
     "check": Check,
     "reference": ReferenceScores,
     "leaderboard": Leaderboard,
@@ -281,6 +292,7 @@ JOBS = {
     Export: "importing.export",
     Datasets: "data.catalogue",
     Lint: "data.lint",
+    New: "new.run",
     Check: "check.run",
     ReferenceScores: "check.reference",
     Leaderboard: "board.table",
