@@ -19,7 +19,7 @@ need = $(if $($(1)),,$(error $(1) is missing; expected for example: make $@ $(1)
 plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
 common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
 
-.PHONY: help setup bench train grid data datasets new check reference leaderboard plots site readme \
+.PHONY: help setup bench train grid data datasets new check reference submit verify leaderboard plots site readme \
         render perf lint test test-slow clean
 
 help: ## list the targets
@@ -72,6 +72,15 @@ check: setup ## ALGO=, TASK= or DATASET=: hold it against the contracts
 reference: setup ## TASK=: measure a task's reference scores and write them
 	$(call need,TASK,mpe/spread-v1)
 	@$(RUN) reference $(TASK) $(ARGS)
+
+submit: setup ## ALGO= [DATASETS= PROTOCOL= PLUGIN= ARGS=]: check, run what is missing, write a submission
+	$(call need,ALGO,mine)
+	@$(RUN) submit $(ALGO) $(if $(DATASETS),--datasets $(DATASETS)) $(plugins) \
+	  --protocol $(PROTOCOL) $(ARGS)
+
+verify: setup ## [SUBMISSION= LEVEL=1 BASE= RUN_CODE=1 PLUGIN= ARGS=]: is what was submitted true
+	@$(RUN) verify $(SUBMISSION) $(if $(LEVEL),--level $(LEVEL)) $(if $(BASE),--base $(BASE)) \
+	  $(if $(RUN_CODE),--run-code) $(plugins) $(ARGS)
 
 leaderboard: setup ## print the board of the committed records
 	@$(RUN) leaderboard $(ARGS)

@@ -53,8 +53,8 @@ class Mine(Algorithm):
         self.adam.step()
         return {"loss": loss.detach()}
 
-    def begin(self, n_envs, seed):  # all noise of the next episodes comes from `seed`
-        self.noise.manual_seed(seed)
+    def begin(self, n_envs, seed):  # all noise of the next episodes comes from here
+        self.noise.manual_seed(seed + self.seeds[0])
 
     @torch.no_grad()
     def act(self, obs, alive, mask, t, deterministic):  # obs [E, N, D] -> [E, N, A] or [E, N]
@@ -72,3 +72,6 @@ class Mine(Algorithm):
     def load_state_dict(self, state):
         self.net.load_state_dict(state["net"])
         self.adam.load_state_dict(state["adam"])
+
+    def cost(self):
+        return {"parameters": sum(p.numel() for p in self.net.parameters())}

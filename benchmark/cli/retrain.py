@@ -1,0 +1,170 @@
+"""Level 3 of verify: train a seed's group again, in a process of its own with limits.
+
+This is the one place where code that belongs to a submission may run, and only where the verifier
+asked for it and gave the file. The limits bound time, memory and disk; they are no sandbox: read
+the code first, and use a machine that holds no secrets.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmark import launch, provenance, record, registry
+from benchmark.cli import ROOT, bench
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.cli.options import Verify
+    from benchmark.record import Record
+    from leaderboard.submission import Submission
+    from leaderboard.verification import Seen
+    from leaderboard.verify import Suite
+
+# Sets the limits on itself and becomes the program; argv: seconds, bytes of memory, program ...
+LIMITED = """
+import os, resource, sys
+seconds, memory, *program = sys.argv[1:]
+for kind, value in (
+    (resource.RLIMIT_CPU, int(seconds)),
+    (resource.RLIMIT_AS, int(memory)),
+    (resource.RLIMIT_FSIZE, 2**31),
+    (resource.RLIMIT_CORE, 0),
+):
+    resource.setrlimit(kind, (value, value))
+os.execv(program[0], program)
+"""
+
+
+def verify_training(
+    submission: Submission, suite: Suite, seen: dict[str, Seen], options: Verify
+) -> tuple[list[str], dict[str, Seen]]:
+    """Retrain the group of one seed of every row, `options.seed`, and compare.
+
+    Returns faults, and what was seen with the rows that came out equal at level 3.
+    """
+    from dataclasses import replace
+
+    found: list[str] = []
+    seen = dict(seen)
+    rows: dict[tuple[str, str], dict[str, Record]] = {}
+    for name, item in submission.records.items():
+        rows.setdefault((item.algo, item.dataset or item.task), {})[name] = item
+    for (algo, source), own in rows.items():
+        chosen = [item for item in own.values() if item.seed == options.seed]
+        if not chosen:
+            raise UserError(f"option --seed: {algo} has no seed {options.seed}.")
+        try:
+            again = train(chosen[0], suite, options)
+            faults = list(differences(chosen[0], again, list(own.values())))
+        except UserError as error:
+            faults = [str(error)]
+        found += [f"{submission.folder.name}: {algo} on {source}, retrained: {x}" for x in faults]
+        if not faults:
+            seen |= {name: replace(seen[name], level=3, how="retrained") for name in own}
+    return found, seen
+
+
+def train(item: Record, suite: Suite, options: Verify) -> Record:
+    """The record of the same run, made here."""
+    name = item.algo.split(".")[0]
+    foreign = suite.own(item) is None
+    plugin = {Path(path).stem: Path(path).resolve() for path in options.plugin}.get(name)
+    if foreign and plugin is None and name not in _installed():
+        raise UserError(
+            f"the code of {item.algo} is not in this checkout; give its file with PLUGIN=, or"
+            " install its package."
+        )
+    if foreign and plugin is not None and provenance.plugin_sha256(plugin) != item.code_sha256:
+        raise UserError(f"{plugin} is not the code that made the record: its sha256 differs.")
+    if item.dataset:
+        bench.make_data([item.dataset])
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["train", item.algo, item.dataset or item.task, "--protocol", item.protocol]
+        arguments += ["--seeds", *map(str, item.group), "--device", item.cost.device]
+        arguments += ["--out", folder, "--progress", "none"]
+        if foreign and plugin is not None:
+            copy = shutil.copy(plugin, folder)
+            arguments += ["--plugin", str(copy)]
+        _limited(arguments, Path(folder), options)
+        made = [x for x in record.read_all([Path(folder) / "records"]) if x.seed == item.seed]
+        if len(made) != 1 or made[0].key != item.key:
+            raise UserError("the run that was trained is not the record's: its run key differs.")
+        return made[0]
+
+
+def _installed() -> set[str]:
+    import importlib.metadata
+
+    return {entry.name for entry in importlib.metadata.entry_points(group=registry.ENTRY_POINTS)}
+
+
+def _limited(arguments: list[str], folder: Path, options: Verify) -> None:
+    """Run the command line in a process that may not use more, and sees no environment of ours."""
+    seconds = round(3600 * options.hours)
+    data = Path(os.environ.get("OFFLINE_MARL_DATA") or ROOT / "data")
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(ROOT),
+        "OFFLINE_MARL_DATA": str(data.resolve()),
+        **launch.ONE_THREAD,
+    }
+    program = [sys.executable, "-m", "benchmark", *arguments]
+    limits = [str(seconds), str(round(options.memory_gb * 2**30))]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", LIMITED, *limits, *program],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=2 * seconds,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"training was not done in {2 * options.hours:g} hours.") from None
+    if done.returncode < 0:
+        raise UserError(
+            f"training was ended by signal {-done.returncode}; the limits are {options.hours:g}"
+            f" hours and {options.memory_gb:g} GB."
+        )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise UserError(f"training failed: {said[-1].removeprefix('error: ') if said else ''}")
+
+
+def differences(item: Record, again: Record, row: list[Record]) -> list[str]:
+    """How a retrained seed differs from its record: not at all on an equal machine; else it must
+    lie among the seeds of its row, within three standard deviations of a new seed or 1% of the gap.
+    """
+    from leaderboard.replay import TOLERANCE, same_machine
+
+    if (item.status, item.reason) != (again.status, again.reason) or item.failed:
+        if item.reason == again.reason:
+            return []
+        return [f"the seed ends as {again.status} ({again.reason}), the record says {item.reason}."]
+    exactly = same_machine(item.provenance) and not item.compiled and item.cost.device == "cpu"
+    if exactly:
+        if again.team_returns == item.team_returns and again.curve == item.curve:
+            return []
+        return ["its returns or losses are not those of the record."]
+    task = registry.task(item.task)
+    metric, reference = task.spec.metric, task.reference()
+    values = np.array([x for x in (r.value(metric) for r in row if not r.failed) if x is not None])
+    found = again.value(metric)
+    assert reference is not None
+    gap = reference.uniform_exploitability or abs(reference.expert - reference.random)
+    spread = values.std(ddof=1) * np.sqrt(1 + 1 / len(values)) if len(values) > 1 else 0.0
+    if found is None or not abs(found - values.mean()) <= max(TOLERANCE * gap, 3 * spread):
+        return [f"its {metric} is {found}, the row's seeds have {values.mean():.5g} on average."]
+    return []

@@ -1,0 +1,90 @@
+"""JSON that a stranger wrote, read strictly: unknown or doubled fields, NaN, infinity, bools as
+numbers and deep nesting are refused in one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from benchmark.errors import UserError
+
+MAX_DEPTH = 8
+_LARGE = re.compile(rb"[eE]\+?\d{3}|\d{300}")
+
+
+def parse(text: str | bytes, adapter: Any, source: str, what: str, max_bytes: int) -> Any:
+    """The value of `adapter`, a pydantic TypeAdapter of dataclasses that `strictly` has prepared.
+
+    Raises UserError that names `source`, what it should be, the field and the reason.
+    """
+    from pydantic import ValidationError
+
+    def wrong(reason: object) -> UserError:
+        flat = " ".join(str(reason).split())[:300].rstrip(".")
+        return UserError(f"{source} is not a valid {what}: {flat}.")
+
+    try:
+        data = text.encode() if isinstance(text, str) else text
+        if len(data) > max_bytes:
+            raise UserError(f"{source} is {len(data)} bytes long, expected at most {max_bytes}.")
+        parsed = json.loads(
+            data.decode(),
+            object_pairs_hook=_refuse_duplicates,
+            parse_constant=_refuse_constant,
+            # A call for each number costs time, so only where one might be too large for a float
+            parse_float=_finite if _LARGE.search(data) else None,
+        )
+        _check_depth(parsed)
+        return adapter.validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise wrong(f"{where}: {first['msg'].lower()}") from error
+    except (ValueError, RecursionError) as error:  # of Unicode too
+        raise wrong(error) from error
+
+
+def strictly(kind: type, *others: type) -> Any:
+    """A TypeAdapter of plain dataclasses, `kind` and those that it holds, that converts nothing."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    for each in (kind, *others):
+        setattr(each, "__pydantic_config__", config)  # noqa: B010
+    return TypeAdapter(kind)
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"field {key!r} stands twice")
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a finite number")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    layer = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        layer = [
+            inner
+            for outer in layer
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not layer:
+            return
+    raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
