@@ -15,16 +15,17 @@ import numpy as np
 
 from benchmark import checkpoint, policy, provenance, registry, trace
 from benchmark.errors import UserError
-from benchmark.evaluate import Evaluation
+from benchmark.evaluate import Evaluation, exact
 from benchmark.policy import Played
 from benchmark.protocol import VERIFICATION_SEEDS, protocol
 from benchmark.record import Provenance, Record
 from benchmark.task import Task
+from benchmark.trace import Trace
+from leaderboard import blobs
 from leaderboard import submission as form
-from leaderboard import verify
+from leaderboard.soundness import Suite
 from leaderboard.submission import Submission
-from leaderboard.verification import Seen
-from leaderboard.verify import Suite
+from leaderboard.verification import Seen, Way, checked
 
 TOLERANCE = 0.01  # of the gap between the ends of a task's scale, on another machine
 
@@ -72,7 +73,7 @@ def verify_episodes(
 
 # ---------------------------------------------------------------------------------------- traces
 def replay_faults(submission: Submission, item: Record) -> Iterator[str]:
-    task, kept = registry.task(item.task), verify.load_trace(submission, item)
+    task, kept = registry.task(item.task), blobs.load_trace(submission, item)
     if kept is None:
         return
     seeds = range(item.first_episode_seed, item.first_episode_seed + kept.act.shape[1])
@@ -84,14 +85,39 @@ def replay_faults(submission: Submission, item: Record) -> Iterator[str]:
 def replayed(submission: Submission, item: Record) -> Seen:
     """What a replay shows: the returns of the traced episodes, which were found to be right."""
     episodes = trace.length(registry.task(item.task).spec, len(item.team_returns))
+    if not episodes and not item.failed:  # too large for a trace
+        return checked(item)
     return Seen(
-        level=2 if episodes or item.failed else 1,
-        how="replayed" if episodes or item.failed else "checked",
+        level=2,
+        how="replayed",
         first_episode_seed=item.first_episode_seed,
         returns=item.returns[:episodes],
         team_returns=item.team_returns[:episodes],
         outcomes={name: values[:episodes] for name, values in item.outcomes.items()},
-        exact=dict(item.exact),
+        exact=item.exact,
+    )
+
+
+def seen_in(task: Task, kept: Trace, seeds: range, how: Way) -> Seen:
+    """What a trace comes to on the seeds of its episodes."""
+    played = trace.replay(task, kept, seeds)
+    return _seen(
+        task, played, 0, seeds.start, how, {} if kept.table is None else exact(task, kept.table)
+    )
+
+
+def _seen(
+    task: Task, played: Evaluation, k: int, first: int, how: Way, metrics: dict[str, float]
+) -> Seen:
+    returns = played.returns[k]  # [E, N]
+    return Seen(
+        level=2,
+        how=how,
+        first_episode_seed=first,
+        returns=task.spec.by_group(returns).tolist(),
+        team_returns=task.spec.team(returns).tolist(),
+        outcomes={name: x[k].tolist() for name, x in played.outcomes.items()},
+        exact=metrics,
     )
 
 
@@ -141,16 +167,7 @@ def evaluate_again(
         if member.failed:
             seen[name] = Seen(2, "re-evaluated", first, [], [], {}, {})
             continue
-        returns = fresh.evaluation.returns[k]
-        seen[name] = Seen(
-            level=2,
-            how="re-evaluated",
-            first_episode_seed=first,
-            returns=task.spec.by_group(returns).tolist(),
-            team_returns=task.spec.team(returns).tolist(),
-            outcomes={name: x[k].tolist() for name, x in fresh.evaluation.outcomes.items()},
-            exact=fresh.exact[k],
-        )
+        seen[name] = _seen(task, fresh.evaluation, k, first, "re-evaluated", fresh.exact[k])
     return found, seen
 
 
@@ -160,4 +177,4 @@ def checkpoint_faults(task: Task, item: Record, played: Played, k: int) -> Itera
         yield f"the seed's reason to fail is {reason!r}, the record's {item.reason!r}."
     elif not item.failed:
         yield from differences(task, item, played.evaluation, k)
-        yield from verify.exact_faults(task, item, played.exact[k])
+        yield from blobs.exact_faults(task, item, played.exact[k])

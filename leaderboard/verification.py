@@ -20,6 +20,7 @@ from benchmark.record import Provenance, Record
 from leaderboard import submission as form
 from leaderboard.submission import VERIFICATION, Submission
 
+Way = Literal["checked", "replayed", "re-evaluated", "retrained"]
 SCHEMA = 1
 MAX_BYTES = 16 * 2**20
 
@@ -29,12 +30,18 @@ class Seen:
     """What was found of one record. The episodes are those that rank."""
 
     level: int
-    how: Literal["checked", "replayed", "re-evaluated", "retrained"]
+    how: Way
     first_episode_seed: int
     returns: list[list[float]]
     team_returns: list[float]
     outcomes: dict[str, list[float]]
     exact: dict[str, float]
+
+
+def checked(item: Record) -> Seen:
+    """A record at level 1: its own episodes, which nobody has played again."""
+    first, returns, team = item.first_episode_seed, item.returns, item.team_returns
+    return Seen(1, "checked", first, returns, team, item.outcomes, item.exact)
 
 
 @dataclass(frozen=True)

@@ -266,6 +266,22 @@ class Render:
 
 
 @dataclass(frozen=True)
+class Play:
+    """Evaluate a checkpoint on seeds of your own."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A run's checkpoint, under runs/checkpoints."""
+    first: int = 10_000
+    """Seed of the first episode."""
+    episodes: int = 100
+    """Episodes, one a seed."""
+    plugin: tuple[str, ...] = ()
+    """Python files with algorithms from outside the checkout."""
+    out: Path | None = None
+    """Folder for the traces of actions."""
+
+
+@dataclass(frozen=True)
 class Submit:
     """Check an algorithm, run what is missing, and write a submission: records, checkpoints, traces
     of actions, a report.
@@ -332,6 +348,7 @@ COMMANDS: dict[str, Any] = {
     "new": New,
     "check": Check,
     "reference": ReferenceScores,
+    "play": Play,
     "submit": Submit,
     "verify": Verify,
     "leaderboard": Leaderboard,
@@ -352,6 +369,7 @@ JOBS = {
     New: "new.run",
     Check: "check.run",
     ReferenceScores: "check.reference",
+    Play: "play.run",
     Submit: "submit.run",
     Verify: "verify.run",
     Leaderboard: "board.table",

@@ -12,21 +12,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark import launch, provenance, record, registry
+from benchmark import launch, provenance, record, registry, trace
 from benchmark.cli import ROOT, bench
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from benchmark.cli.options import Verify
     from benchmark.record import Record
+    from leaderboard.soundness import Suite
     from leaderboard.submission import Submission
     from leaderboard.verification import Seen
-    from leaderboard.verify import Suite
 
 # Sets the limits on itself and becomes the program; argv: seconds, bytes of memory, program ...
 LIMITED = """
@@ -44,60 +45,110 @@ os.execv(program[0], program)
 
 
 def verify_training(
-    submission: Submission, suite: Suite, seen: dict[str, Seen], options: Verify
+    submission: Submission, suite: Suite, seen: dict[str, Seen], first: int, options: Verify
 ) -> tuple[list[str], dict[str, Seen]]:
-    """Retrain the group of one seed of every row, `options.seed`, and compare.
+    """Retrain the group of one seed of every row, `options.seed`, and compare; play checkpoints of
+    foreign code on the fresh seeds from `first` up.
 
     Returns faults, and what was seen with the rows that came out equal at level 3.
     """
-    from dataclasses import replace
-
     found: list[str] = []
     seen = dict(seen)
     rows: dict[tuple[str, str], dict[str, Record]] = {}
     for name, item in submission.records.items():
         rows.setdefault((item.algo, item.dataset or item.task), {})[name] = item
     for (algo, source), own in rows.items():
-        chosen = [item for item in own.values() if item.seed == options.seed]
-        if not chosen:
+        chosen = next((item for item in own.values() if item.seed == options.seed), None)
+        if chosen is None:
             raise UserError(f"option --seed: {algo} has no seed {options.seed}.")
         try:
-            again = train(chosen[0], suite, options)
-            faults = list(differences(chosen[0], again, list(own.values())))
+            plugin = foreign_code(chosen, suite, options)
+            if suite.own(chosen) is None:
+                seen |= play(submission, own, plugin, first, options)
+            faults = differences(chosen, train(chosen, plugin, options), list(own.values()))
         except UserError as error:
             faults = [str(error)]
-        found += [f"{submission.folder.name}: {algo} on {source}, retrained: {x}" for x in faults]
+        found += [f"{algo} on {source}, trained again: {fault}" for fault in faults]
         if not faults:
             seen |= {name: replace(seen[name], level=3, how="retrained") for name in own}
     return found, seen
 
 
-def train(item: Record, suite: Suite, options: Verify) -> Record:
-    """The record of the same run, made here."""
+def foreign_code(item: Record, suite: Suite, options: Verify) -> Path | None:
+    """The file that made a record and that the verifier gave; None where no file is needed."""
     name = item.algo.split(".")[0]
-    foreign = suite.own(item) is None
+    if suite.own(item) is not None:
+        return None
     plugin = {Path(path).stem: Path(path).resolve() for path in options.plugin}.get(name)
-    if foreign and plugin is None and name not in _installed():
+    if plugin is None and name not in _installed():
         raise UserError(
             f"the code of {item.algo} is not in this checkout; give its file with PLUGIN=, or"
             " install its package."
         )
-    if foreign and plugin is not None and provenance.plugin_sha256(plugin) != item.code_sha256:
+    if plugin is not None and provenance.plugin_sha256(plugin) != item.code_sha256:
         raise UserError(f"{plugin} is not the code that made the record: its sha256 differs.")
+    return plugin
+
+
+def train(item: Record, plugin: Path | None, options: Verify) -> Record:
+    """The record of the same run, made here."""
     if item.dataset:
         bench.make_data([item.dataset])
+    arguments = ["train", item.algo, item.dataset or item.task, "--protocol", item.protocol]
+    arguments += ["--seeds", *map(str, item.group), "--device", item.cost.device]
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ["train", item.algo, item.dataset or item.task, "--protocol", item.protocol]
-        arguments += ["--seeds", *map(str, item.group), "--device", item.cost.device]
-        arguments += ["--out", folder, "--progress", "none"]
-        if foreign and plugin is not None:
-            copy = shutil.copy(plugin, folder)
-            arguments += ["--plugin", str(copy)]
-        _limited(arguments, Path(folder), options)
+        out = ["--out", folder, "--progress", "none"]
+        _limited([*arguments, *out], plugin, Path(folder), options)
         made = [x for x in record.read_all([Path(folder) / "records"]) if x.seed == item.seed]
-        if len(made) != 1 or made[0].key != item.key:
-            raise UserError("the run that was trained is not the record's: its run key differs.")
-        return made[0]
+    if len(made) != 1 or made[0].key != item.key:
+        raise UserError("the run that was trained is not the record's: its run key differs.")
+    return made[0]
+
+
+def play(
+    submission: Submission,
+    row: dict[str, Record],
+    plugin: Path | None,
+    first: int,
+    options: Verify,
+) -> dict[str, Seen]:
+    """What a row's checkpoints do on fresh seeds: the other process acts, this one plays its
+    actions, so that returns are counted here.
+    """
+    from leaderboard import replay
+    from leaderboard.submission import checkpoint_name
+
+    found: dict[str, Seen] = {}
+    groups: dict[str, dict[str, Record]] = {}
+    for name, item in row.items():
+        groups.setdefault(item.key, {})[name] = item
+    for members in groups.values():
+        done = [item for item in members.values() if not item.failed]
+        if not done:
+            continue
+        item = done[0]
+        task, episodes = registry.task(item.task), len(item.team_returns)
+        count = trace.length(task.spec, episodes)
+        if not count:
+            continue  # an episode is too large for a trace
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "played.safetensors"
+            copy.write_bytes(submission.blob(checkpoint_name(item)))
+            arguments = ["play", str(copy), "--first", str(first), "--out", folder]
+            _limited([*arguments, "--episodes", str(episodes)], plugin, Path(folder), options)
+            for name, member in members.items():
+                written = Path(folder) / f"trace-seed{member.seed}.safetensors"
+                if member.failed:
+                    continue
+                if written.is_symlink() or not written.is_file():
+                    raise UserError(f"seed {member.seed} left no trace of actions on fresh seeds.")
+                if written.stat().st_size > 2**22:
+                    raise UserError(f"seed {member.seed} left a trace of more than 4 MB.")
+                source = f"the trace of seed {member.seed}"
+                kept = trace.unpack(written.read_bytes(), task.spec, count, source)
+                seeds = range(first, first + count)
+                found[name] = replay.seen_in(task, kept, seeds, "replayed")
+    return found
 
 
 def _installed() -> set[str]:
@@ -106,8 +157,10 @@ def _installed() -> set[str]:
     return {entry.name for entry in importlib.metadata.entry_points(group=registry.ENTRY_POINTS)}
 
 
-def _limited(arguments: list[str], folder: Path, options: Verify) -> None:
+def _limited(arguments: list[str], plugin: Path | None, folder: Path, options: Verify) -> None:
     """Run the command line in a process that may not use more, and sees no environment of ours."""
+    if plugin is not None:
+        arguments = [*arguments, "--plugin", str(shutil.copy(plugin, folder))]
     seconds = round(3600 * options.hours)
     data = Path(os.environ.get("OFFLINE_MARL_DATA") or ROOT / "data")
     environment = {

@@ -209,8 +209,9 @@ def check(folder: Path) -> None:
     """A submission that would be refused is not written."""
     from benchmark.cli.verify import card
     from leaderboard import replay, submission, verify
+    from leaderboard.soundness import Suite
 
-    own, suite = submission.read(folder), verify.Suite(algorithms.registry(), card)
+    own, suite = submission.read(folder), Suite(algorithms.registry(), card)
     found = verify.faults(own, suite) or [
         fault for item in own.records.values() for fault in replay.replay_faults(own, item)
     ]

@@ -18,10 +18,9 @@ from datasets import cardfile
 
 if TYPE_CHECKING:
     from benchmark.cli.options import Verify
-    from benchmark.record import Record
+    from leaderboard.soundness import Suite
     from leaderboard.submission import Submission
     from leaderboard.verification import Entry, Seen
-    from leaderboard.verify import Suite
 
 EPISODES = 10_000  # room that is left above the first fresh evaluation seed
 
@@ -65,11 +64,10 @@ def _verify(folder: Path, options: Verify) -> list[str]:
         return _say(folder.name, [str(error)], [], "")
     suite = held_against(options.root, folder)
     faults, flags = verify.faults(own, suite), verify.flags(own, suite)
-    seen: dict[str, Seen] = {name: _checked(item) for name, item in own.records.items()}
+    seen: dict[str, Seen] = {name: verification.checked(item) for name, item in own.records.items()}
     said = "the records are sound"
+    first = replay.fresh_seeds(EPISODES, np.random.default_rng()).start
     if not faults and options.level >= 2:
-        rng = np.random.default_rng()
-        first = replay.fresh_seeds(EPISODES, rng).start
         faults, seen = replay.verify_episodes(own, suite, first)
         ways = sorted({entry.how for entry in seen.values()})
         said = " and ".join(ways)
@@ -78,8 +76,8 @@ def _verify(folder: Path, options: Verify) -> list[str]:
     if not faults and options.level >= 3:
         from benchmark.cli import retrain
 
-        faults, seen = retrain.verify_training(own, suite, seen, options)
-        said = "retrained"
+        faults, seen = retrain.verify_training(own, suite, seen, first, options)
+        said = f"retrained, fresh evaluation seeds from {first}"
     level = min((entry.level for entry in seen.values()), default=0)
     if options.record:
         _record(own, _entry(own, 0 if faults else level, faults, flags, seen), recorded)
@@ -99,7 +97,7 @@ def _say(name: str, faults: Sequence[str], flags: Sequence[str], good: str) -> l
 def held_against(root: Path, folder: Path) -> Suite:
     """This checkout, and the checkpoints of everybody else."""
     from leaderboard import submission
-    from leaderboard.verify import Suite
+    from leaderboard.soundness import Suite
 
     algo = folder.name.rpartition("-v")[0]
     others = {item.checkpoint_sha256: item.algo for item in record.read_all([RESULTS])}
@@ -118,14 +116,6 @@ def held_against(root: Path, folder: Path) -> Suite:
 def card(dataset: str) -> dict[str, Any]:
     """The committed card of a dataset; {} where there is none."""
     return cardfile.read_card(cardfile.card_path(dataset))
-
-
-def _checked(item: Record) -> Seen:
-    from leaderboard.verification import Seen
-
-    returns, team = item.returns, item.team_returns
-    first = item.first_episode_seed
-    return Seen(1, "checked", first, returns, team, item.outcomes, item.exact)
 
 
 def _entry(
@@ -151,8 +141,9 @@ def _record(own: Submission, entry: Entry, before: Entry | None) -> None:
 def _results(options: Verify) -> int:
     """The committed records, which have no checkpoints: they are read strictly, and sums agree."""
     from leaderboard import verify
+    from leaderboard.soundness import Suite
 
-    own = verify.Suite(algorithms.registry(), card)
+    own = Suite(algorithms.registry(), card)
     paths = sorted(RESULTS.rglob("*.json"))
     bad = 0
     for path in paths:
