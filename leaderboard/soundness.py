@@ -60,8 +60,6 @@ def check_names(submission: Submission, item: Record, suite: Suite) -> Iterator[
     for name, value in hashes.items():
         if len(value) != 64 or set(value) - set("0123456789abcdef"):
             yield f"{name} is {value[:70]!r}, expected a sha256 in hexadecimal."
-    if submission.records.get(form.record_name(item)) is not item:
-        yield f"it holds the run {item.key[:12]} and seed {item.seed}, which its name does not say."
 
 
 def check_protocol(submission: Submission, item: Record, suite: Suite) -> Iterator[str]:
@@ -178,6 +176,11 @@ def check_code(submission: Submission, item: Record, suite: Suite) -> Iterator[s
             yield f"{name} is {getattr(item, name)!r}, the code of {item.algo} says {value!r}."
 
 
+def check_file(submission: Submission, item: Record, suite: Suite) -> Iterator[str]:
+    if submission.records.get(form.record_name(item)) is not item:
+        yield f"it holds the run {item.key[:12]} and seed {item.seed}, which its name does not say."
+
+
 RECORD_CHECKS: tuple[Check, ...] = (
     check_names,
     check_protocol,
@@ -185,4 +188,5 @@ RECORD_CHECKS: tuple[Check, ...] = (
     check_returns,
     check_numbers,
     check_code,
+    check_file,
 )

@@ -100,7 +100,7 @@ def train(item: Record, plugin: Path | None, options: Verify) -> Record:
         out = ["--out", folder, "--progress", "none"]
         _limited([*arguments, *out], plugin, Path(folder), options)
         made = [x for x in record.read_all([Path(folder) / "records"]) if x.seed == item.seed]
-    if len(made) != 1 or made[0].key != item.key:
+    if len(made) != 1 or (made[0].key, made[0].compiled) != (item.key, item.compiled):
         raise UserError("the run that was trained is not the record's: its run key differs.")
     return made[0]
 
