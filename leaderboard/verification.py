@@ -154,6 +154,8 @@ def history_faults(
     """
     found = []
     for path in sorted({*old, *new}):
+        if "/" not in path:
+            continue  # beside the submissions, a README
         known = any(other.startswith(path.split("/")[0] + "/") for other in old)
         if path.endswith("/" + VERIFICATION) and path in new:
             before = parse(old[path], path).history if path in old else []

@@ -7,8 +7,10 @@ the code first, and use a machine that holds no secrets.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from leaderboard.soundness import Suite
     from leaderboard.submission import Submission
     from leaderboard.verification import Seen
+
+WAIT = 4  # wall-clock time at most, in units of the processor time
 
 # Sets the limits on itself and becomes the program; argv: seconds, bytes of memory, program ...
 LIMITED = """
@@ -174,26 +178,31 @@ def _limited(arguments: list[str], plugin: Path | None, folder: Path, options: V
     }
     program = [sys.executable, "-m", "benchmark", *arguments]
     limits = [str(seconds), str(round(options.memory_gb * 2**30))]
+    process = subprocess.Popen(
+        [sys.executable, "-c", LIMITED, *limits, *program],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", LIMITED, *limits, *program],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=2 * seconds,
-            start_new_session=True,
-        )
+        said = process.communicate(timeout=WAIT * seconds + 60)[1].decode(errors="replace")
     except subprocess.TimeoutExpired:
-        raise UserError(f"training was not done in {2 * options.hours:g} hours.") from None
-    if done.returncode < 0:
+        raise UserError(f"it was not done after {WAIT * options.hours:g} hours.") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # and whatever it started
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode < 0:
         raise UserError(
-            f"training was ended by signal {-done.returncode}; the limits are {options.hours:g}"
-            f" hours and {options.memory_gb:g} GB."
+            f"it was ended by signal {-process.returncode}; the limits are {options.hours:g} hours"
+            f" of processor time and {options.memory_gb:g} GB."
         )
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UserError(f"training failed: {said[-1].removeprefix('error: ') if said else ''}")
+    if process.returncode:
+        last = said.strip().splitlines()[-1:] or ["no reason was given"]
+        raise UserError(f"it failed: {last[0].removeprefix('error: ')}")
 
 
 def differences(item: Record, again: Record, row: list[Record]) -> list[str]:

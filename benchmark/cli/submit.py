@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 def run(options: Submit) -> int:
     from leaderboard import submission
 
+    if not options.algos:
+        raise UserError("option ALGO: none was given, expected an algorithm, such as ALGO=mine.")
     name = options.algos[0].split(".")[0]
     if any(row.split(".")[0] != name for row in options.algos):
         raise UserError(
