@@ -17,6 +17,7 @@ from benchmark.protocol import protocol
 if TYPE_CHECKING:
     from benchmark.record import Record
     from benchmark.train import Run
+    from leaderboard.rows import Row
     from leaderboard.submission import Ends
 
 
@@ -39,7 +40,8 @@ def run(options: Submit) -> int:
         own, more = collect(item, options)
         records += own
         blobs |= more
-    blobs |= {"plot.png": plot(records), "report.md": report(folder.name, records, options)}
+    rows = board.rows_of([*records, *rivals(records)])
+    blobs |= {"plot.png": plot(rows), "report.md": report(folder.name, records, rows, options)}
     manifest = submission.Manifest(
         id=folder.name,
         author=options.author,
@@ -163,16 +165,16 @@ def rivals(records: list[Record]) -> list[Record]:
     ]
 
 
-def plot(records: list[Record]) -> bytes:
+def plot(rows: list[Row]) -> bytes:
     from leaderboard import plots
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plot.png"
-        plots.comparison(board.rows_of([*records, *rivals(records)]), path)
+        plots.comparison(rows, path)
         return path.read_bytes()
 
 
-def report(name: str, records: list[Record], options: Submit) -> bytes:
+def report(name: str, records: list[Record], shown: list[Row], options: Submit) -> bytes:
     from leaderboard.table import render
 
     first = records[0]
@@ -201,7 +203,7 @@ def report(name: str, records: list[Record], options: Submit) -> bytes:
         "",
         "Self-reported until it is verified; beside it the committed records:",
         "",
-        render(board.rows_of([*records, *rivals(records)]), "markdown").strip(),
+        render(shown, "markdown").strip(),
         "",
     ]
     return "\n".join(lines).encode()
