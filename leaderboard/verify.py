@@ -30,6 +30,8 @@ from leaderboard.soundness import (
 )
 from leaderboard.submission import Submission
 
+LONGEST = 1_000  # characters of a fault: it may quote what a stranger wrote
+
 
 def faults(submission: Submission, suite: Suite) -> list[str]:
     """What keeps a submission from level 1, one sentence each; empty where nothing does."""
@@ -37,15 +39,19 @@ def faults(submission: Submission, suite: Suite) -> list[str]:
     if found:
         return found
     for name, item in submission.records.items():
-        source = submission.folder / name
-        # The first fault of a record: what follows from a wrong task or seed says nothing more.
-        for check in RECORD_CHECKS + BLOB_CHECKS:
-            if fault := next(iter(_told(check, submission, item, suite)), None):
-                found.append(f"{source}: {fault}")
-                break
+        if fault := first_fault(submission, item, suite):
+            found.append(f"{submission.folder / name}: {fault}")
     if not found:
         found += _group_faults(submission)
     return found
+
+
+def first_fault(submission: Submission, item: Record, suite: Suite) -> str:
+    """What is wrong with a record; "" where nothing is. Each check may rely on those before it."""
+    for check in RECORD_CHECKS + BLOB_CHECKS:
+        for fault in _told(check, submission, item, suite):
+            return " ".join(fault.split())[:LONGEST]
+    return ""
 
 
 def flags(submission: Submission, suite: Suite) -> list[str]:
