@@ -76,16 +76,22 @@ def play(state: Mapping[str, Any], cls: type[Algorithm], task: Task, seeds: rang
     with blame(identity["algo"], "load_state_dict"):
         group = build_group(cls, cls.Config(**identity["config"]), task.spec, members)
         group.load_state_dict(state["group"])
+    failed, k = dict(state["failed"]), len(members)
+    if len(failed) == k:  # then the run was not evaluated
+        nothing = Evaluation(np.zeros((k, 0, task.spec.n_agents)), {}, 0.0, 0, 0.0)
+        return Played(nothing, [None] * k, [{} for _ in members], failed)
     outside = rng.get_state()
     rng.set_state(state["global"])  # a plug-in may draw from the global generators
     try:
         traced = length(task.spec, len(seeds))
-        failed = dict(state["failed"])
         recorder = Recorder(Surviving(group, members, failed), task.spec, traced)
         with blame(identity["algo"], "act"):
-            evaluation = rollout_group(task, recorder, len(members), seeds)
+            evaluation = rollout_group(task, recorder, k, seeds)
             tables = policy_tables(task, group)
-            found = [{} if table is None else exact(task, table) for table in tables]
+            found = [
+                {} if table is None or str(seed) in failed else exact(task, table)
+                for seed, table in zip(members, tables, strict=True)
+            ]
     finally:
         rng.set_state(outside)
     pairs = zip(recorder.traces() or [None for _ in members], tables, strict=True)

@@ -78,7 +78,7 @@ def replay_faults(submission: Submission, item: Record) -> Iterator[str]:
         return
     seeds = range(item.first_episode_seed, item.first_episode_seed + kept.act.shape[1])
     played = trace.replay(task, kept, seeds)
-    for fault in differences(task, item, played, 0):
+    for fault in differences(task, item, played, 0, same_machine(item.provenance)):
         yield f"its trace, played again: {fault}"
 
 
@@ -121,7 +121,9 @@ def _seen(
     )
 
 
-def differences(task: Task, item: Record, played: Evaluation, k: int) -> Iterator[str]:
+def differences(
+    task: Task, item: Record, played: Evaluation, k: int, exactly: bool
+) -> Iterator[str]:
     """How the episodes of seed k that were played here differ from the first ones of a record."""
     spec, returns = task.spec, played.returns[k]  # [E, N]
     columns: dict[str, tuple[list[Any], list[Any]]] = {
@@ -132,7 +134,7 @@ def differences(task: Task, item: Record, played: Evaluation, k: int) -> Iterato
         columns[f"outcomes.{name}"] = values[k].tolist(), item.outcomes[name]
     for name, (here, there) in columns.items():
         there = there[: len(here)]
-        if here == there or (not same_machine(item.provenance) and near(task, here, there)):
+        if here == there or (not exactly and near(task, here, there)):
             continue
         e = next(e for e, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1])
         yield f"{name}.{e} is {there[e]}, here it comes to {here[e]}."
@@ -176,5 +178,7 @@ def checkpoint_faults(task: Task, item: Record, played: Played, k: int) -> Itera
     if reason != item.reason:
         yield f"the seed's reason to fail is {reason!r}, the record's {item.reason!r}."
     elif not item.failed:
-        yield from differences(task, item, played.evaluation, k)
-        yield from blobs.exact_faults(task, item, played.exact[k])
+        exactly = same_machine(item.provenance) and item.cost.device == "cpu"
+        yield from differences(task, item, played.evaluation, k, exactly)
+        tolerance = blobs.ROUNDING if exactly else TOLERANCE
+        yield from blobs.exact_faults(task, item, played.exact[k], tolerance)

@@ -35,7 +35,7 @@ LONGEST = 1_000  # characters of a fault: it may quote what a stranger wrote
 
 def faults(submission: Submission, suite: Suite) -> list[str]:
     """What keeps a submission from level 1, one sentence each; empty where nothing does."""
-    found = [*_file_faults(submission), *_manifest_faults(submission)]
+    found = [*file_faults(submission), *_manifest_faults(submission)]
     if found:
         return found
     for name, item in submission.records.items():
@@ -93,7 +93,8 @@ def _told(check: Check, submission: Submission, item: Record, suite: Suite) -> I
 
 
 # ------------------------------------------------------------------------------------- a manifest
-def _file_faults(submission: Submission) -> Iterator[str]:
+def file_faults(submission: Submission) -> Iterator[str]:
+    """Files that are not those which the manifest lists."""
     for name in submission.manifest.files:
         try:
             data = submission.blob(name)

@@ -406,6 +406,85 @@ def test_level_3_of_foreign_code_and_of_our_own(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def pretend(monkeypatch, made: dict[str, bytes], records: list = ()) -> list[list[str]]:  # type: ignore[assignment,type-arg]
+    """Let the limited process do nothing but write files; returns what it was asked."""
+    asked: list[list[str]] = []
+
+    def run(arguments: list[str], plugin: object, folder: Path, options: Verify) -> None:
+        asked.append(arguments)
+        for name, data in made.items():
+            (folder / name).write_bytes(data)
+        for item in records:
+            record.write(item, folder / "records")
+
+    monkeypatch.setattr(retrain, "_limited", run)
+    return asked
+
+
+def test_who_trains_again_is_not_believed_either(shipped: Path, monkeypatch) -> None:
+    own = submission.read(shipped)
+    ((name, item),) = own.records.items()
+    pretend(monkeypatch, {}, [replace(item, key="0" * 64)])
+    with pytest.raises(UserError, match="its run key differs"):
+        retrain.train(item, None, Verify())
+    pretend(monkeypatch, {}, [replace(item, compiled=not item.compiled)])
+    with pytest.raises(UserError, match="its run key differs"):
+        retrain.train(item, None, Verify())
+    pretend(monkeypatch, {}, [item])
+    assert retrain.train(item, None, Verify()) == item
+    with pytest.raises(UserError, match="has no seed 5"):
+        retrain.verify_training(own, suite(), {}, 0, Verify(seed=5))
+    seen = {name: checked(item)}
+    assert retrain.verify_training(own, suite(), seen, 0, Verify())[1][name].level == 3
+    pretend(monkeypatch, {}, [replace(item, team_returns=[x + 1 for x in item.team_returns])])
+    (fault,), after = retrain.verify_training(own, suite(), seen, 0, Verify())
+    assert "returns or losses are not those of the record" in fault
+    assert after[name].level == 1
+
+
+def test_fresh_episodes_of_foreign_code_are_counted_here(foreign: Path, monkeypatch) -> None:
+    own = submission.read(foreign)
+    name, item = next(iter(own.records.items()))
+    file = f"trace-seed{item.seed}.safetensors"
+    for data, words in (
+        ({}, "left no trace of actions"),
+        ({file: b"x" * 2**23}, "a trace of more than 4 MB"),
+        ({file: b"x"}, "is not a valid trace"),
+    ):
+        pretend(monkeypatch, data)
+        with pytest.raises(UserError, match=words):
+            retrain.play(own, {name: item}, None, 5_000_000, Verify())
+    pretend(monkeypatch, {file: own.blob(submission.trace_name(item))})
+    (seen,) = retrain.play(own, {name: item}, None, 10_000, Verify()).values()
+    assert (seen.level, seen.how, seen.first_episode_seed) == (2, "replayed", 10_000)
+    assert seen.team_returns == item.team_returns
+
+
+def test_what_keeps_a_submission_from_being_written(
+    data_root: Path, tmp_path: Path, capsys
+) -> None:
+    plugin = stranger(tmp_path)
+    text = plugin.read_text().replace('return {"loss": loss.detach()}', 'return {"loss": loss}')
+    plugin = tmp_path / "sloppy.py"
+    plugin.write_text(text)
+    options = ["--plugin", str(plugin), "--protocol", "smoke", "--out", str(tmp_path / "runs")]
+    words = ["submit", "sloppy", "--submissions", str(tmp_path / "subs"), *options]
+    assert main([*words, "--datasets", TINY]) == 2
+    assert "sloppy breaks the contract in update" in capsys.readouterr().err
+    assert not (tmp_path / "subs").exists()
+
+
+def test_level_0_reads_and_no_more(shipped: Path, tmp_path: Path, capsys) -> None:
+    folder = copied(shipped, tmp_path)
+    words = ["verify", folder.name, "--root", str(tmp_path), "--level", "0"]
+    assert main(words) == 0
+    assert "level 0: it is well formed" in capsys.readouterr().out
+    (folder / "mine.py").write_text("1/0")
+    assert main(words) == 1
+    assert main([*words[:1], "bc-v1", "--root", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.count("mine.py' is of no kind") == 2
+
+
 # -------------------------------------------------------------------------- the page, as it stands
 @pytest.mark.slow
 def test_contributing_is_true(data_root: Path, tmp_path: Path) -> None:

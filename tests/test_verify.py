@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load, save
 
-from benchmark import record, registry, trace
+from benchmark import record, registry
 from benchmark.cli import main
 from benchmark.errors import UserError
 from leaderboard import replay, submission, verify
-from tests.conftest import TINY
+from tests.conftest import ROOT
 from tests.submitting import FIRST, Change, copied, faults, forged, record_files, sign, suite
 
 
@@ -339,208 +336,87 @@ def test_the_tuning_budget_is_the_codes(shipped: Path, tmp_path: Path) -> None:
     assert "tuning is " in faults(folder)[0]
 
 
-# ------------------------------------------------------------------------------------ checkpoints
-def change_state(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Forge a checkpoint's header, the record's hash of it, and the manifest."""
-    (path,) = folder.glob("checkpoint-*")
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    state = json.loads(header["__metadata__"]["state"])
-    change(state)
-    header["__metadata__"]["state"] = json.dumps(state)
-    rewrite(folder, header, data[8 + size :])
-
-
-def rewrite(folder: Path, header: dict[str, Any], rest: bytes) -> None:
-    from benchmark.files import sha256
-
-    (path,) = folder.glob("checkpoint-*")
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + rest)
-    with forged(record_files(folder)[0]) as values:
-        values["checkpoint_sha256"] = sha256(path.read_bytes())
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda s: s.update(finished=False), "is of a run that is not finished"),
-        (lambda s: s["identity"].update(steps=1), "of a run with steps 1"),
-        (lambda s: s["identity"].update(extra=1), "and not that of the run in checkpoint-"),
-        (
-            lambda s: s.update(failed={"0": "its actions were not finite"}),
-            "says that seed 0 failed",
-        ),
-        (lambda s: s.update(identity=[]), "is no checkpoint of this suite"),
-        (lambda s: s.pop("failed"), "is no checkpoint of this suite"),
-        (lambda s: s.pop("curves"), "curve is not the one in"),
-        (lambda s: s.update(padding="x" * 2**20), "its header is"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused(change, words, shipped, tmp_path) -> None:
-    folder = copied(shipped, tmp_path)
-    change_state(folder, change)
-    assert words in faults(folder)[0]
-
-
-def weights(folder: Path) -> tuple[dict[str, Any], bytearray, str]:
-    (path,) = folder.glob("checkpoint-*")
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    name = next(n for n, x in header.items() if n.startswith("group/") and x.get("dtype") == "F32")
-    return header, bytearray(data[8 + size :]), name
-
-
-def test_weights_that_are_not_finite_are_refused(shipped: Path, tmp_path: Path) -> None:
-    folder = copied(shipped, tmp_path)
-    header, rest, name = weights(folder)
-    start, _ = header[name]["data_offsets"]
-    rest[start : start + 4] = np.float32(np.nan).tobytes()
-    rewrite(folder, header, bytes(rest))
-    assert f"{name} is not finite" in faults(folder)[0]
-
-
-def test_other_weights_do_not_give_the_same_returns(shipped: Path, tmp_path: Path) -> None:
-    folder = copied(shipped, tmp_path)
-    header, rest, _ = weights(folder)
-    for name, entry in header.items():
-        if name.startswith("group/") and entry["dtype"] == "F32":
-            start, end = entry["data_offsets"]
-            scaled = 3 * np.frombuffer(bytes(rest[start:end]), np.float32)
-            rest[start:end] = scaled.astype(np.float32).tobytes()
-    rewrite(folder, header, bytes(rest))
-    assert faults(folder, level=1) == []
-    assert "its checkpoint, evaluated again: " in faults(folder)[0]
-
-
-def test_a_checkpoint_that_does_not_fit_its_code_is_refused(shipped: Path, tmp_path: Path) -> None:
-    folder = copied(shipped, tmp_path)
-    change_state(folder, lambda state: state.update(group={}))
-    assert faults(folder, level=1) == []
-    assert "load_state_dict raised" in faults(folder)[0]
-
-
-# ----------------------------------------------------------------------------------------- traces
-def change_trace(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    path = sorted(folder.glob("trace-*"))[0]
-    tensors = load(path.read_bytes())
-    tensors = {name: value.copy() for name, value in tensors.items()}
-    change(tensors)
-    path.write_bytes(save(tensors))
-    sign(folder)
-    return path
-
-
-def packed(data: bytes) -> np.ndarray:
-    return np.frombuffer(zlib.compress(data), np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda t: t.update(act=packed(bytes(100 * 99))), "not one for each of 10000"),
-        (lambda t: t.update(act=packed(bytes(100 * 100 + 1))), "not one for each of 10000"),
-        (lambda t: t.update(act=packed(bytes(2**28))), "not one for each of 10000"),
-        (lambda t: t.update(act=np.frombuffer(b"abc", np.uint8)), "cannot be inflated"),
-        (lambda t: t.update(act=packed(b"\xff" * 10_000)), "holds action 255, expected 0 to 9"),
-        (lambda t: t.update(shape=np.array([1, 50, 100])), "its shape is (1, 50, 100)"),
-        (lambda t: t.update(shape=np.array([2, 100, 100])), "its shape is (2, 100, 100)"),
-        (lambda t: t.update(shape=np.array([0, 100, 100])), "its shape is (0, 100, 100)"),
-        (lambda t: t.update(shape=np.ones(3)), "shape as integers"),
-        (lambda t: t.update(more=np.ones(3)), "it holds act, more, shape"),
-        (lambda t: t.pop("act"), "it holds shape"),
-        (lambda t: t.update(policy_table=np.full((1, 1, 10), 0.1)), "exact holds []"),
-        (lambda t: t.update(policy_table=np.full((1, 1, 10), 0.2)), "is no distribution"),
-        (lambda t: t.update(policy_table=np.full((1, 2, 10), 0.1)), "its policy_table is"),
-    ],
-)
-def test_a_trace_that_is_none_is_refused(change, words, foreign, tmp_path) -> None:
-    folder = copied(foreign, tmp_path)
-    path = change_trace(folder, change)
-    assert words in faults(folder)[0]
-    assert path.name in faults(folder)[0] or "exact" in words
-
-
-def test_a_policy_table_that_was_not_played_is_refused(shipped: Path, tmp_path: Path) -> None:
-    """Else a submitter would show another policy's exploitability."""
-    folder = copied(shipped, tmp_path)
-    (path,) = record_files(folder)
-    task = registry.task(record.read(path).task)
-    table = np.zeros((1, 1, 10))
-    table[..., 3] = 1.0
-    from benchmark.evaluate import exact
-
-    change_trace(folder, lambda tensors: tensors.update(policy_table=table))
-    with forged(path) as values:
-        values["exact"] = exact(task, table)
-    assert faults(folder, level=1) == []
-    assert "and the policy table says" in faults(folder)[0]
-
-
-def test_of_100_records_every_changed_score_and_action_is_found(foreign: Path) -> None:
+# -------------------------------------------------------------------------------- all together
+def test_seeds_of_one_row_are_made_alike(foreign: Path) -> None:
     own = submission.read(foreign)
-    rng = np.random.default_rng(0)
-    items = list(own.records.values())
-    spec = registry.task(items[0].task).spec
-    missed = 0
-    for n in range(100):
-        item = items[n % len(items)]
-        name = submission.record_name(item)
-        if n % 2:  # a score, changed wherever it stands
-            e = int(rng.integers(len(item.returns)))
-            returns = [list(row) for row in item.returns]
-            returns[e][0] += 1e-9 * (-1) ** n
-            team = [row[0] for row in returns]
-            changed = replace(item, returns=returns, team_returns=team)
-            own.records[name] = changed
-            missed += not list(replay.replay_faults(own, changed))
-            own.records[name] = item
-        else:
-            kept = trace.unpack(own.blob(submission.trace_name(item)), spec, 100, "trace")
-            act = kept.act.copy()
-            place = tuple(int(rng.integers(size)) for size in act.shape)
-            act[place] = (act[place] + 1 + rng.integers(8)) % 10
-            seeds = range(10_000, 10_100)
-            played = trace.replay(registry.task(item.task), trace.Trace(act), seeds)
-            missed += not list(replay.differences(registry.task(item.task), item, played, 0))
-    assert missed == 0
-
-
-def test_a_trace_that_ends_early_is_refused() -> None:
-    task = registry.task("mpe/spread-v1")
-    short = trace.Trace(np.zeros((10, 2, 3, 2), np.float32))
-    with pytest.raises(UserError, match="the trace ends at step 10"):
-        trace.replay(task, short, range(10_000, 10_002))
-
-
-def test_a_trace_holds_what_fits() -> None:
-    assert trace.length(registry.task(TINY.replace("/medium-v1", "-v1")).spec, 1000) == 1000
-    assert trace.length(registry.task("meanfield/sis-n1000-v1").spec, 100) == 20
-    assert trace.length(registry.task("meanfield/queue-n1000000-v1").spec, 100) == 0
-
-
-# ------------------------------------------------------------------------------- another machine
-def test_on_another_machine_small_differences_pass_and_large_ones_do_not(foreign: Path) -> None:
-    own = submission.read(foreign)
-    item = next(iter(own.records.values()))
-    task = registry.task(item.task)
-    kept = trace.unpack(own.blob(submission.trace_name(item)), task.spec, 100, "trace")
-    played = trace.replay(task, kept, range(10_000, 10_100))
-    for by, machine, expected in (
-        (1e-9, item.provenance.cpu, False),
-        (1e-9, "another", True),
-        (0.5, "another", False),
+    name, item = next(iter(own.records.items()))
+    for change, words in (
+        ({"config": {"lr": 1.0}}, "config is not the same for all seeds"),
+        ({"execution": "joint"}, "execution is not the same for all seeds"),
+        ({"code_sha256": H}, "code_sha256 is not the same in all records"),
     ):
-        team = [value + by for value in item.team_returns]
-        there = replace(
-            item,
-            team_returns=team,
-            returns=[[value] for value in team],
-            provenance=replace(item.provenance, cpu=machine),
-        )
-        assert (not list(replay.differences(task, there, played, 0))) == expected, (by, machine)
+        own.records[name] = replace(item, **change)  # type: ignore[arg-type]
+        assert words in next(verify._group_faults(own)), change
+    own.records[name] = item
+    assert list(verify._group_faults(own)) == []
+
+
+def test_a_file_that_belongs_to_nothing_is_refused(foreign: Path, tmp_path: Path) -> None:
+    folder = copied(foreign, tmp_path)
+    (folder / f"checkpoint-{'0' * 12}.safetensors").write_bytes(b"x")
+    sign(folder)
+    assert "checkpoint-000000000000.safetensors belongs to no record" in faults(folder)[0]
+
+
+def test_nothing_is_ranked_without_a_reference(foreign: Path, tmp_path: Path) -> None:
+    folder = copied(foreign, tmp_path)
+    for task, words in (("meanfield/squeeze-n77-v1", "has no committed"), ("a/b-v1", "unknown")):
+        for path in record_files(folder):
+            with forged(path) as values:
+                values["task"] = task
+        with forged(folder / submission.MANIFEST) as values:
+            (ends,) = values["references"].values()
+            values["references"] = {task: ends}
+        assert words in faults(folder)[0]
+
+
+def test_committed_records_are_held_to_their_sums() -> None:
+    path = next((ROOT / "leaderboard" / "results").rglob("*.json"))
+    item = record.read(path)
+    assert list(verify.result_faults(item, suite())) == []
+    for change, words in (
+        ({"level": 2}, "level is 2"),
+        ({"team_returns": [x + 1e-9 for x in item.team_returns]}, "team_returns.0 is"),
+        ({"dataset_sha256": H}, "is not listed"),
+        ({"env_steps": -1}, "env_steps is -1"),
+    ):
+        bad = replace(item, **change)  # type: ignore[arg-type]
+        assert words in next(verify.result_faults(bad, suite())), change
+
+
+def test_limits_of_a_folder(foreign: Path, tmp_path: Path, monkeypatch) -> None:
+    for name, value, words in (
+        ("MAX_FILES", 5, "files, at most 5 may be"),
+        ("MAX_TOTAL", 1000, "bytes large, at most 1000 may be"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(submission, name, value)
+            with pytest.raises(UserError, match=words):
+                submission.names(foreign)
+    with pytest.raises(UserError, match="is no folder"):
+        submission.names(tmp_path / "mine-v1")
+    (tmp_path / "mine-v1").symlink_to(foreign)
+    with pytest.raises(UserError, match="is no folder"):
+        submission.names(tmp_path / "mine-v1")
+    for name in ("mine", "Mine-v1", "m\u0430ine-v1", "mine-v0", "mine-v01", "-rf", "mine-v1.git"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match="a submission's name is <algorithm>-v<N>"):
+            submission.names(tmp_path / name)
+
+
+def test_a_file_is_opened_only_where_it_is_one(foreign: Path, tmp_path: Path) -> None:
+    """Also where it was swapped since the folder was listed."""
+    (tmp_path / "report.md").symlink_to("/etc/passwd")
+    with pytest.raises(UserError, match="cannot read"):
+        submission.read_bytes(tmp_path, "report.md")
+    with pytest.raises(UserError, match="is of no kind"):
+        submission.read_bytes(tmp_path, "../report.md")
+    os.mkfifo(tmp_path / "plot.png")
+    with pytest.raises(UserError, match="is no regular file"):
+        submission.read_bytes(tmp_path, "plot.png")
+    (tmp_path / "submission.json").write_bytes(b" " * 2**19)
+    with pytest.raises(UserError, match="524288 bytes long, at most 262144"):
+        submission.read_bytes(tmp_path, "submission.json")
 
 
 # ---------------------------------------------------------------------------------------- flags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,9 +43,9 @@ def run(options: Verify) -> int:
         )
     if options.plugin and options.level < 3:
         raise UserError("option PLUGIN: below level 3 no foreign code is run; take it out.")
-    bad = 0
+    bad, owners = 0, _owners(options.root)
     for name in options.submissions or known:
-        bad += bool(_verify(known[name], options))
+        bad += bool(_verify(known[name], owners, options))
     if not options.submissions:
         bad += _results(options)
     if options.base:
@@ -53,7 +54,7 @@ def run(options: Verify) -> int:
     return 1 if bad else 0
 
 
-def _verify(folder: Path, options: Verify) -> list[str]:
+def _verify(folder: Path, owners: list[tuple[str, str]], options: Verify) -> list[str]:
     """One submission: prints what was found, writes it where asked to, returns the faults."""
     from leaderboard import replay, submission, verification, verify
 
@@ -62,22 +63,23 @@ def _verify(folder: Path, options: Verify) -> list[str]:
         recorded = verification.current(own, verification.read(folder))
     except UserError as error:
         return _say(folder.name, [str(error)], [], "")
-    suite = held_against(options.root, folder)
+    if options.level == 0:
+        return _say(folder.name, list(verify.file_faults(own)), [], "level 0: it is well formed")
+    suite = _suite(own.manifest.algo, owners)
     faults, flags = verify.faults(own, suite), verify.flags(own, suite)
     seen: dict[str, Seen] = {name: verification.checked(item) for name, item in own.records.items()}
-    said = "the records are sound"
+    said = "its records are sound"
     first = replay.fresh_seeds(EPISODES, np.random.default_rng()).start
     if not faults and options.level >= 2:
         faults, seen = replay.verify_episodes(own, suite, first)
-        ways = sorted({entry.how for entry in seen.values()})
-        said = " and ".join(ways)
-        if "re-evaluated" in ways:
-            said += f", fresh evaluation seeds from {first}"
+        said = " and ".join(sorted({entry.how for entry in seen.values()}))
     if not faults and options.level >= 3:
         from benchmark.cli import retrain
 
         faults, seen = retrain.verify_training(own, suite, seen, first, options)
-        said = f"retrained, fresh evaluation seeds from {first}"
+        said = "retrained"
+    if any(entry.first_episode_seed == first for entry in seen.values()):
+        said += f", fresh evaluation seeds from {first}"
     level = min((entry.level for entry in seen.values()), default=0)
     if options.record:
         _record(own, _entry(own, 0 if faults else level, faults, flags, seen), recorded)
@@ -94,22 +96,25 @@ def _say(name: str, faults: Sequence[str], flags: Sequence[str], good: str) -> l
     return list(faults)
 
 
-def held_against(root: Path, folder: Path) -> Suite:
-    """This checkout, and the checkpoints of everybody else."""
+def _owners(root: Path) -> list[tuple[str, str]]:
+    """Every checkpoint's sha256 with the row or the submission that has it."""
     from leaderboard import submission
-    from leaderboard.soundness import Suite
 
-    algo = folder.name.rpartition("-v")[0]
-    others = {item.checkpoint_sha256: item.algo for item in record.read_all([RESULTS])}
-    others = {digest: name for digest, name in others.items() if name.split(".")[0] != algo}
-    for other in submission.folders(root):
-        if other.name.rpartition("-v")[0] == algo:
-            continue  # a new version may keep a run
+    found = [(item.checkpoint_sha256, item.algo) for item in record.read_all([RESULTS])]
+    for folder in submission.folders(root):
         try:
-            items = submission.read(other).records.values()
+            items = submission.read(folder).records.values()
         except UserError:
             continue  # it fails by itself
-        others |= {item.checkpoint_sha256: other.name for item in items}
+        found += [(item.checkpoint_sha256, folder.name) for item in items]
+    return found
+
+
+def _suite(algo: str, owners: list[tuple[str, str]]) -> Suite:
+    """This checkout, and the checkpoints of everybody else: a new version may keep a run."""
+    from leaderboard.soundness import Suite
+
+    others = {digest: name for digest, name in owners if re.split(r"\.|-v", name)[0] != algo}
     return Suite(algorithms.registry(), card, others)
 
 
@@ -141,9 +146,8 @@ def _record(own: Submission, entry: Entry, before: Entry | None) -> None:
 def _results(options: Verify) -> int:
     """The committed records, which have no checkpoints: they are read strictly, and sums agree."""
     from leaderboard import verify
-    from leaderboard.soundness import Suite
 
-    own = Suite(algorithms.registry(), card)
+    own = _suite("", [])
     paths = sorted(RESULTS.rglob("*.json"))
     bad = 0
     for path in paths:
