@@ -81,8 +81,9 @@ def play(state: Mapping[str, Any], cls: type[Algorithm], task: Task, seeds: rang
         nothing = Evaluation(np.zeros((k, 0, task.spec.n_agents)), {}, 0.0, 0, 0.0)
         return Played(nothing, [None] * k, [{} for _ in members], failed)
     outside = rng.get_state()
-    rng.set_state(state["global"])  # a plug-in may draw from the global generators
     try:
+        with blame(identity["algo"], "load_state_dict"):
+            rng.set_state(state["global"])  # a plug-in may draw from the global generators
         traced = length(task.spec, len(seeds))
         recorder = Recorder(Surviving(group, members, failed), task.spec, traced)
         with blame(identity["algo"], "act"):

@@ -3,7 +3,7 @@
 Traces are played again, which runs nothing of the submission. Where this checkout has the very code
 of a record, its checkpoint is evaluated too: on the protocol's seeds, which must give the record's
 returns, and on fresh seeds, which rank. Returns must be equal to the last bit on the machine's
-equal (processor features, packages, threads), else within 1% of the task's scale.
+equal (processor features and packages), else within 1% of the task's scale.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def fresh_seeds(episodes: int, rng: np.random.Generator) -> range:
 
 def same_machine(there: Provenance) -> bool:
     """Whether equal bits are promised between a record's machine and this one."""
-    here = provenance.collect(there.threads)
-    return (there.cpu, there.packages) == (here.cpu, here.packages)
+    here = (provenance.cpu_fingerprint(), provenance.packages())
+    return (there.cpu, there.packages) == here
 
 
 def verify_episodes(

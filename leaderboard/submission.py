@@ -134,7 +134,11 @@ def folders(root: Path) -> list[Path]:
     """The submissions under a root, sorted by name and version."""
     if not root.is_dir():
         return []
-    found = [path for path in root.iterdir() if not path.name.startswith((".", "README"))]
+    found = [
+        path
+        for path in root.iterdir()
+        if path.name != "README.md" and not path.name.startswith(files.TEMPORARY)
+    ]
 
     def order(path: Path) -> tuple[str, int]:
         match = ID.fullmatch(path.name)
@@ -170,7 +174,7 @@ def names(folder: Path) -> list[str]:
             f"{folder}: a submission's name is <algorithm>-v<N> in lower-case ASCII, found"
             f" {folder.name!a}."
         )
-    found = [entry for entry in os.scandir(folder) if not entry.name.startswith(files.TEMPORARY)]
+    found = list(os.scandir(folder))
     if len(found) > MAX_FILES:
         raise UserError(f"{folder} holds {len(found)} files, at most {MAX_FILES} may be.")
     total = 0

@@ -85,6 +85,7 @@ def test_a_submission_holds_what_the_page_says(foreign: Path) -> None:
     assert all(item.level == 0 for item in own.records.values())
 
 
+@pytest.mark.slow
 def test_a_change_is_a_new_version(foreign: Path, tmp_path: Path) -> None:
     root = tmp_path / "submissions"
     root.mkdir()
@@ -111,6 +112,7 @@ def test_nothing_half_written_is_left(shipped: Path, tmp_path: Path) -> None:
         submission.write(tmp_path, own.manifest, {"report.md": b" " * 2**20}, lambda folder: None)
 
 
+@pytest.mark.slow
 def test_an_algorithm_that_does_not_repeat_itself_is_not_submitted(
     data_root: Path, tmp_path: Path, capsys
 ) -> None:
@@ -137,6 +139,7 @@ def test_a_checkpoint_that_is_gone_is_named(shipped: Path, tmp_path: Path, capsy
     assert "delete the run's records in" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_submitted(data_root: Path, tmp_path: Path, monkeypatch) -> None:
     """An entry point of the group offline_marl_bench.algorithms is all that it needs."""
     site = tmp_path / "site"

@@ -264,6 +264,7 @@ def odd_files() -> dict[str, tuple[Callable[[Path], Any], str]]:
         "pickle": (lambda f: (f / "checkpoint.pt").write_bytes(b""), "is of no kind"),
         "archive": (lambda f: (f / "data.zip").write_bytes(b""), "is of no kind"),
         "hidden": (lambda f: (f / ".git").mkdir(), "is no regular file"),
+        "half written": (lambda f: (f / ".tmp-x.py").write_text(""), "is of no kind"),
         "folder": (lambda f: (f / "more").mkdir(), "is no regular file"),
         "link": (lambda f: swap(f, os.symlink), "is no regular file"),
         "fifo": (lambda f: swap(f, lambda _, path: os.mkfifo(path)), "is no regular file"),

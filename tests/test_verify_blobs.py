@@ -105,9 +105,18 @@ def test_other_weights_do_not_give_the_same_returns(shipped: Path, tmp_path: Pat
     assert "its checkpoint, evaluated again: " in faults(folder)[0]
 
 
-def test_a_checkpoint_that_does_not_fit_its_code_is_refused(shipped: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(group={}),
+        lambda state: state.pop("group"),
+        lambda state: state.pop("global"),
+        lambda state: state.update({"global": {"torch": 1}}),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_its_code_is_refused(change, shipped, tmp_path) -> None:
     folder = copied(shipped, tmp_path)
-    change_state(folder, lambda state: state.update(group={}))
+    change_state(folder, change)
     assert faults(folder, level=1) == []
     assert "load_state_dict raised" in faults(folder)[0]
 
@@ -286,6 +295,7 @@ def test_too_many_tensors_are_refused() -> None:
 
 
 # -------------------------------------------------------------------------------- failed seeds
+@pytest.mark.slow
 def test_a_seed_that_failed_is_submitted_and_counts(data_root: Path, tmp_path: Path) -> None:
     plugin = stranger(tmp_path)
     text = plugin.read_text()
