@@ -4,26 +4,35 @@ Paper: Li, Wang and Jin, arXiv:2605.30190. We could read its abstract only, so t
 reconstruction from that and from the works it builds on. No number here can be compared with the
 paper's tables.
 
-A particle is one agent's trajectory tau in R^(H x D), D = O + A: states and actions as one-hot
-blocks of +-1 (no state block where the game has one state). A population is a set of exchangeable
-particles, with the empirical law nu.
+A particle is a window of one agent's trajectory, tau in R^(H x D), D = S + A: states and actions,
+finite ones as one-hot blocks of +-1 (`algorithms/nn/particles.py`); a game of one step has windows
+of one step. A population is a set of exchangeable particles, with the empirical law nu.
 
 E1  objective: F(nu) = (1/N) KL(nu || nu_data) - beta E_nu[(1/N) sum_i R(tau_i, mu)], the
     value-weighted chaotic entropy. Its minimiser is nu ~ nu_data exp(beta sum_i R_i), which
     factorises over particles that are independent given mu.
-E2  weights: w_i = exp(beta z(G_i)) ("return"), exp(-c (1 - quantile(G_i))) ("rank") or 1 ("none"),
-    clipped at w_max and of mean 1; z standardises over the data set. G_i is the mean return of the
-    episode's population (beta_pop), or, in games ranked by exploitability, the agent's return less
-    that mean (beta_ind).
+E2  weights w_i of a particle, of mean 1 (`algorithms/nn/value_weights.py`): of the return from its
+    first step on, "return" and "rank", of the population (beta_pop) or, in games ranked by
+    exploitability, of the agent less that (beta_ind); "mirror", the ratio pi / pi_data of its first
+    decision, pi from mirror descent in a game that is learned from the data, or known in the
+    variants of the track `model`, and stopped once the learned game is in doubt, as TMF-PG does;
+    "advantage", one large step of that; or "none".
 E3  loss: E[(1/M) sum_i w_i omega(k) |x0(x_k,i, nu_k, k) - tau_i|^2], omega = clip(SNR, .05, 5)
-    or, "bell", max(4 abar (1 - abar), .05). The initial state is given: its channels are left out.
+    or, "bell", max(4 abar (1 - abar), .05). The first state is given: its channels are left out.
     A weighted denoising loss has the tilted law as its exact minimiser, so no guidance is needed.
-E4  network: x0(k, x, nu) = A(k, x) + B[nu](x), `algorithms/nn/sets.py`.
+E4  network: x0(k, x, nu) = A(k, x) + B[nu](x), convolutions over the steps of a window,
+    `algorithms/nn/sets.py`; told the window's first step, and with `see_mu` the population's law.
 E5  sampler: DDIM, flat or coarse-to-fine, N_0 < b N_0 < ... < N, `algorithms/nn/hierarchy.py`.
-E6  table: pi(a | s, h) = (generated count of (h, s, a) + alpha pi_data(a | s, h)) / norm.
-E7  distil: psi maximises E[log pi_psi(a | s, h / H, mu_h)] over generated decisions; executed on
-    the population's own mu_h. Its policy table is pi_psi along the mean generated flow: exact
+E6  plan: from the population's states, execute `execute` steps of each agent's window, plan again.
+    inv_dyn: windows of states alone, and an inverse model a(s, s') between them.
+E7  table: the same without a simulator: each window starts where the one before it led;
+    pi(a | s, h) = (generated count of (h, s, a) + alpha pi_data(a | s, h)) / norm.
+E8  distil: psi maximises E[log pi_psi(a | s, h / H, mu_h)] over generated decisions; executed on
+    the population's own mu_h. Its policy table, and that of E6, is along the generated flow: exact
     metrics read that table, while a roll-out at finite N feeds the flow that really happens.
+E9  guidance: "cfg", the rank of the population's return is told, left out in a quarter of the
+    batches, and x0 = x0() + g (x0(target) - x0()); "classifier", J(x_k, k) regresses each agent's
+    standardised return, and x0 <- x0 + g (1 - abar) grad J.
 
 Differences from the paper:
 1. [PAPER] Planning over trajectory laws, a value-weighted entropy, and a population that grows
@@ -32,18 +41,10 @@ Differences from the paper:
 3. [PRIOR WORK: arXiv:2406.05396] A + B network, entropy divided by cardinality, branching.
 4. [OUR CHOICE] beta_pop weighs the standardised return of a population, instead of beta N times its
    return, so that the tilt is the same at every N.
-5. [OUR CHOICE] Competitive games tilt agents inside their population. That is one mirror-descent
-   step against the behaviour population: it improves on it and cannot reach an equilibrium.
-6. [OUR CHOICE] Finite games only, whole episodes as particles, and a policy read from generated
-   populations (E6, E7) in place of replanning: exploitability is then exact, and acting is free.
-7. [OUR CHOICE] For sequential games about 12 settings (network, lr, width, loss weight) were
-   compared by exact exploitability on data of the beach-bar medium recipe. That is over the limit
-   of 8 and on a board's own data, so the rows there are development results.
-
-What reproduces (records of leaderboard/results): squeeze of 1,000 agents, medium data, 5 seeds:
-98.3 of 100 with the value weights, 22.6 without; coarse to fine 96.7. Beach bar of 256 agents: the
-weights take exploitability from 2.10 to 1.05 (BC 2.12, uniform 2.85), which is no equilibrium, as
-difference 5 says. The paper's own numbers could not be read.
+5. [OUR CHOICE] Weights of returns tilt agents inside their population in competitive games. That is
+   one step of mirror descent against the behaviour population; E2's "mirror" goes all the way.
+6. [OUR CHOICE] Advantages are those of the behaviour along its own mean flow, not of each episode.
+7. [PRIOR WORK: Decision Diffuser, Diffuser] E6's inverse model and E9.
 """
 
 from __future__ import annotations
@@ -56,50 +57,108 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from algorithms.nn import categorical
 from algorithms.nn.diffusion import add_noise, bell_weight, expand, snr_weight
-from algorithms.nn.hierarchy import sample, schedule, stratified_states
-from algorithms.nn.sets import PolicyHead, SetDenoiser
+from algorithms.nn.game import logged
+from algorithms.nn.particles import Particles
+from algorithms.nn.planner import Inverse, Judge, Planner, mean_state
+from algorithms.nn.planning import ranks_by_step, returns_to_go
+from algorithms.nn.population_policy import PopulationPolicy, count_table, decisions
+from algorithms.nn.sets import FIELDS, SetDenoiser
+from algorithms.nn.settings import check_settings
+from algorithms.nn.team import Parts
+from algorithms.nn.value_weights import DecisionWeights, weights_by_step
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
 from benchmark.errors import UserError
 from benchmark.record import Tuning
 from benchmark.task import Array, GameModel, TaskSpec
 
-# variant -> config; rows differ from the default in what their name says
-ROWS: dict[str, dict[str, Any]] = {
+ROWS: dict[str, dict[str, Any]] = {  # they differ from the default in what their name says
     "default": {},
     "none": {"weighting": "none"},
+    "return": {"weighting": "return"},
     "rank": {"weighting": "rank"},
+    "advantage": {"weighting": "advantage"},
+    "mirror_known": {"weighting": "mirror"},  # on the track of known games
+    "interaction": {"field": "mean"},
+    "independent": {"field": "none", "weighting": "none"},
+    "attention": {"field": "attention"},
     "hierarchical": {"hierarchy": "late"},
+    "plan": {"policy": "plan"},
+    "inv_dyn": {"policy": "inv_dyn"},
     "distil": {"policy": "distil"},
 }
-SEQUENTIAL = {  # whole trajectories as particles
-    "width": 48,
-    "blocks": 3,
-    "batch_size": 16,
+MEAN_FIELD = ("distil", "plan", "inv_dyn")  # rows that look at the population when they act
+DECISIONS = ("advantage", "mirror")  # weightings of first decisions
+SEQUENTIAL: dict[str, Any] = {  # the search of leaderboard/tuning/mfdiffuser.json
+    "weighting": "mirror",
+    "field": "none",
+    "window": 2,
+    "width": 64,
+    "omega": "bell",
     "lr": 2e-3,
-    "omega": "bell",  # against "snr": 0.19 impossible moves in place of 0.30 after 1,000 steps
-    "steps": {"smoke": 50, "quick": 1_500, "full": 6_000},
 }
+SEQUENTIAL_STEPS = {"smoke": 50, "quick": 2_000, "full": 20_000}  # the game's fit comes on top
+FIT_STEPS = {"smoke": 50, "quick": 3_000, "full": 20_000}
+BATTLE: dict[str, Any] = {"policy": "plan", "width": 64, "steps": SEQUENTIAL_STEPS}  # no search
+BOUNDS = {
+    **dict.fromkeys(("beta_pop", "beta_ind", "rank_c", "rate", "alpha", "scale"), (0.0, 1e4)),
+    **dict.fromkeys(("iterations", "window", "execute", "blocks", "sampler_steps"), (1.0, 1e6)),
+    **dict.fromkeys(("first_level", "context", "table_agents", "distil_batch"), (1.0, 1e8)),
+    **dict.fromkeys(("distil_steps", "distil_width", "members", "w_max", "budget"), (1.0, 1e6)),
+    **dict.fromkeys(("ema", "target", "fit_share"), (0.0, 1.0)),
+    "branch": (2.0, 1e4),
+}
+CHOICES = {
+    "weighting": ("none", "return", "rank", "advantage", "mirror"),
+    "omega": ("snr", "bell"),
+    "field": FIELDS,
+    "hierarchy": ("off", "late", "early"),
+    "policy": ("table", "plan", "inv_dyn", "distil"),
+    "guidance": ("none", "cfg", "classifier"),
+}
+SMOOTH = 1e-3  # pseudo-counts of uniform play in the behaviour
+DROPOUT = 0.25  # share of the batches that are not told what is asked for, E9
+
+
+def families(config: dict[str, Any], known: bool) -> dict[str, dict[str, Any]]:
+    """A row's settings by task family; squeezes have the defaults."""
+    sequential = SEQUENTIAL | config
+    steps = SEQUENTIAL_STEPS
+    if sequential["weighting"] in DECISIONS and not known:
+        steps = {name: n + FIT_STEPS[name] for name, n in steps.items()}
+    return {
+        "meanfield/": sequential | {"steps": steps},
+        "meanfield/squeeze": {},
+        "battle/": BATTLE | config,
+    }
 
 
 @dataclass(frozen=True)
 class MFDiffuserConfig:
     """All values are our choice, for 2 CPU cores, except where a source is named."""
 
-    weighting: Literal["none", "return", "rank"] = "return"  # E2
+    weighting: Literal["none", "return", "rank", "advantage", "mirror"] = "return"  # E2
     beta_pop: float = 2.0  # tilt per standard deviation of a population's return
-    beta_ind: float = 1.0  # tilt per standard deviation of an agent's return within its population
+    beta_ind: float = 1.0  # tilt per standard deviation of an agent's return or advantage
     rank_c: float = 10.0  # rank weighting: the median weighs exp(-c / 2) of the best
+    rate: float = 0.1  # of mirror descent
+    iterations: int = 400  # of mirror descent
+    budget: float = 1.5  # of the learned game's doubt, in units of the behaviour's
+    fit_share: float = 0.6  # of the steps that fit the game, advantage and mirror only
     omega: Literal["snr", "bell"] = "snr"  # weight of a noise level in the loss
-    w_max: float = 20.0  # largest weight before renormalising, in units of the mean weight
+    w_max: float = 20.0  # largest weight of a return, in units of the mean weight
+    window: int = 4  # steps of a particle, the horizon at most
+    execute: int = 1  # steps of a plan that are executed
     batch_size: int = 32  # populations in a batch
     agents: int = 32  # agents of a population in a batch, M
     width: int = 96  # of the denoiser
     blocks: int = 2  # of the denoiser
-    interaction: bool = True  # False: particles are denoised independently
+    field: Literal["mean", "isab", "attention", "none"] = "mean"  # B of E4
+    see_mu: bool = False  # tell the denoiser the population's law at the first step
     lr: float = 1e-3  # Adam
     ema: float = 0.995  # Diffuser
     sampler_steps: int = 20  # DDIM
@@ -107,47 +166,27 @@ class MFDiffuserConfig:
     first_level: int = 256  # particles before the first branching
     branch: int = 4  # growth per level
     context: int = 64  # particles that stand for the population in sampling
-    policy: Literal["table", "distil"] = "table"  # E6 or E7
+    policy: Literal["table", "plan", "inv_dyn", "distil"] = "table"  # E6 to E8
     table_agents: int = 8192  # generated agents behind the policy, at least
     alpha: float = 1.0  # pseudo-counts of the behaviour policy in the table
-    distil_steps: int = 1000  # gradient steps of E7
+    distil_steps: int = 1000  # gradient steps of E8
     distil_batch: int = 1024  # generated decisions in a batch
     distil_width: int = 64  # of both hidden layers
+    guidance: Literal["none", "cfg", "classifier"] = "none"  # E9
+    scale: float = 1.2  # g of E9; Decision Diffuser's for cfg
+    target: float = 0.9  # rank of the return that is asked for; Decision Diffuser
+    members: int = 3  # of the learned game's ensemble
 
 
-def value_weights(returns: Array, config: MFDiffuserConfig, competitive: bool) -> Array:
-    """Weights [episodes, N] of mean 1 from per-agent returns [episodes, N] (E2).
-
-    competitive: rank agents within their population; else rank whole populations.
+def denoising_loss(
+    predicted: Tensor, x0: Tensor, weight: Tensor, omega: Tensor, counts: Tensor | None = None
+) -> Tensor:
+    """Weighted mean squared error of clean particles [B, M, D]; weight [B, M], omega [B] (E3).
+    counts [B, M, D]: 0 where a number has no part in it.
     """
-    team = returns.mean(1, keepdims=True)
-    signal = returns - team if competitive else np.broadcast_to(team, returns.shape)
-    if config.weighting == "none":
-        log_weight = np.zeros_like(returns)
-    elif config.weighting == "rank":
-        ordered = np.sort(signal, axis=None)
-        below = np.searchsorted(ordered, signal, "left") + np.searchsorted(ordered, signal, "right")
-        log_weight = -config.rank_c * (1 - below / (2 * ordered.size))
-    else:
-        scale = signal.std()
-        beta = config.beta_ind if competitive else config.beta_pop
-        flat = scale <= 1e-9 * max(1.0, np.abs(returns).max())  # all equal up to rounding
-        log_weight = np.zeros_like(returns) if flat else beta * (signal - signal.mean()) / scale
-    weight = np.exp(log_weight - log_weight.max())
-    weight = np.minimum(weight / weight.mean(), config.w_max)
-    return weight / weight.mean()
-
-
-def denoising_loss(predicted: Tensor, x0: Tensor, weight: Tensor, omega: Tensor) -> Tensor:
-    """Weighted mean squared error of clean particles [B, M, D]; weight [B, M], omega [B] (E3)."""
-    error = (predicted - x0).square().mean(-1)  # [B, M]
+    error = (predicted - x0).square()
+    error = (error if counts is None else error * counts).mean(-1)  # [B, M]
     return (expand(omega, error) * weight * error).mean()
-
-
-def normalise(counts: Tensor) -> Tensor:
-    """Action law [H, O, A] from counts; uniform where there are none."""
-    total = counts.sum(-1, keepdim=True)
-    return torch.where(total > 0, counts / total.clamp(min=1e-12), 1 / counts.shape[-1])
 
 
 class MFDiffuser(Algorithm):
@@ -157,13 +196,14 @@ class MFDiffuser(Algorithm):
         name: Variant(
             steps={"smoke": 50, "quick": 1_500, "full": 6_000},
             config=config,
-            execution="mean-field" if name == "distil" else "local",
-            families={"meanfield/beach-bar": SEQUENTIAL},
-            tuning={"meanfield/beach-bar": Tuning(configs_tried=12)},  # see difference 7
+            execution="mean-field" if name in MEAN_FIELD else "local",
+            track="model" if name == "mirror_known" else "offline",
+            families=families(config, known=name == "mirror_known"),
+            tuning={"meanfield/": Tuning(configs_tried=5), "meanfield/squeeze": Tuning()},
         )
         for name, config in ROWS.items()
     }
-    requires = frozenset({"discrete", "finite", "exchangeable"})
+    requires = frozenset({"discrete", "exchangeable"})
     small: ClassVar[dict[str, Any]] = {
         "width": 16,
         "blocks": 1,
@@ -171,99 +211,193 @@ class MFDiffuser(Algorithm):
         "table_agents": 64,
         "distil_steps": 20,
         "distil_batch": 64,
+        "iterations": 5,
     }
 
     def __init__(
         self, config: MFDiffuserConfig, spec: TaskSpec, seeds: tuple[int, ...], device: str = "cpu"
     ) -> None:
         super().__init__(config, spec, seeds, device)
-        self.horizon, self.n_obs, self.n_actions = (
-            spec.horizon,
-            spec.n_obs or 1,
-            spec.n_actions or 1,
-        )
-        self.state_width = self.n_obs if self.n_obs > 1 else 0  # a single state is no information
-        self.shape = (self.horizon, self.state_width + self.n_actions)
-        self.step = 0
+        check_settings(config, BOUNDS, CHOICES)
+        assert spec.n_actions is not None
+        self.horizon, self.n_actions, self.n_obs = spec.horizon, spec.n_actions, spec.n_obs or 1
+        self.window = min(config.window, self.horizon)
+        self._refuse()
+        self.code = Particles(spec, self.window, actions=config.policy != "inv_dyn")
+        self.step, self.fit_steps = 0, 0
         self.generator = torch.Generator(device).manual_seed(seeds[0])
+        inputs, states = self.code.shape, self.code.states
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds[0])
-            self.net = SetDenoiser(*self.shape, config.width, config.blocks, config.interaction)
-            self.head = PolicyHead(self.horizon, self.n_obs, self.n_actions, config.distil_width)
-        self.net.to(device)
-        self.head.to(device)
+            self.net = SetDenoiser(
+                *inputs,
+                config.width,
+                config.blocks,
+                config.field,
+                starts=self.horizon if spec.finite and self.horizon > 1 else 0,
+                seen=states if config.see_mu else 0,
+                asked=2 if config.guidance == "cfg" else 0,
+            )
+            self.head = PopulationPolicy(self.code, self.horizon, config.distil_width)
+            self.judge = Judge(inputs, config.width) if config.guidance == "classifier" else None
+            width, plans_states = config.width, config.policy == "inv_dyn"
+            inverse = Inverse(self.code, self.horizon, width, seeds[0]) if plans_states else None
+        self.inverse = inverse
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
+        nets = {"net": self.net, "ema": self.ema, "head": self.head, "code": self.code}
+        nets |= {"judge": self.judge} if self.judge else {}
+        nets |= {"inverse": inverse} if inverse else {}
+        for net in nets.values():
+            net.to(device)
+        trained = [
+            p
+            for name in ("net", "judge", "inverse")
+            if name in nets
+            for p in nets[name].parameters()
+        ]
+        self.optimiser = torch.optim.Adam(trained, config.lr, fused=True)
+        self.planner = Planner(config, self.code, self.ema, self.horizon, self.judge, inverse)
+        parts: dict[str, Any] = nets | {"optimiser": self.optimiser}
+        self.decisions: DecisionWeights | None = None
+        if config.weighting in DECISIONS:
+            self.decisions = DecisionWeights(spec, config.members, seeds[0], device)
+            parts |= {"learned": self.decisions.learned, "fitter": self.decisions.fitter}
+        self.saved = Parts(**parts)
         shape = (self.horizon, self.n_obs, self.n_actions)
-        self.behaviour = torch.full(shape, 1 / self.n_actions, device=device)  # [H, O, A]
+        self.behaviour = torch.full(shape, 1 / self.n_actions, device=device)  # [T, O, A]
         self.start_law = torch.full((self.n_obs,), 1 / self.n_obs, device=device)  # [O], of s_0
+        self.tilt = torch.zeros(shape, device=device)  # log pi / pi_data of E2
         self.table = self.behaviour  # the behaviour policy until finish()
+        self.begin(1, 0)
 
+    def _refuse(self) -> None:
+        """Raise UserError for settings that this task has no room for."""
+        config, spec = self.config, self.spec
+        if not spec.finite and (config.policy == "table" or config.weighting in DECISIONS):
+            what = "policy table" if config.policy == "table" else f"weighting {config.weighting}"
+            raise UserError(
+                f"mfdiffuser: {what} needs a finite game, {spec.id} is none; expected"
+                " --config.policy plan or distil, and --config.weighting return, rank or none."
+            )
+        if self.window <= config.execute < self.horizon:
+            raise UserError(
+                f"--config.execute is {config.execute}, expected less than the window of"
+                f" {self.window} steps: the next plan starts where this one led."
+            )
+        if config.policy == "inv_dyn" and (self.horizon == 1 or spec.n_obs == 1):
+            raise UserError(
+                f"--config.policy inv_dyn needs states to plan, {spec.id} has one step only;"
+                " expected table, plan or distil."
+            )
+
+    # ------------------------------------------------------------------------------------ the data
     def prepare(
         self, data: Dataset, steps: int, rngs: Rngs, model: GameModel | None = None
     ) -> None:
         """Weights (E2), the law of s_0 and the behaviour policy, from the whole data set."""
-        lengths = np.diff(data.starts)
-        if lengths.min() != self.horizon or lengths.max() != self.horizon:
-            raise UserError(
-                f"dataset {data.id}: episodes have {lengths.min()} to {lengths.max()} steps,"
-                f" expected {self.horizon} in each, since mfdiffuser plans whole episodes."
-            )
-        competitive = self.spec.metric == "exploitability"
-        weights = value_weights(np.asarray(data.returns), self.config, competitive)
-        self.weights = torch.tensor(weights, dtype=torch.float32, device=self.device)  # [E, N]
-        counts = np.zeros((self.horizon, self.n_obs * self.n_actions))
-        for first in data.starts[:-1]:
-            rows = slice(first, first + self.horizon)
-            obs = np.asarray(data.obs[rows, :, 0], np.int64)  # [H, N]
-            choice = obs * self.n_actions + data.act[rows]  # [H, N]
-            for h in range(self.horizon):
-                counts[h] += np.bincount(choice[h], minlength=counts.shape[1])
-        visits = torch.tensor(counts.reshape(self.table.shape), dtype=torch.float32)
-        self.start_law = (visits[0].sum(-1) / visits[0].sum()).to(self.device)  # [O]
-        self.behaviour = normalise(visits).to(self.device)
-        self.table = self.behaviour
-        self.agents = min(self.config.agents, self.spec.n_agents)
+        config, spec = self.config, self.spec
+        self.data, self.agents = data, min(config.agents, spec.n_agents)
+        self.code.fit(data)
+        competitive = spec.metric == "exploitability"
+        beta = config.beta_ind if competitive else config.beta_pop
+        kind = "none" if self.decisions else config.weighting
+        weights = weights_by_step(data, kind, beta, config.rank_c, config.w_max, competitive)
+        self.weights = torch.as_tensor(weights, device=self.device)  # [S, N]
+        self.starts = torch.as_tensor(np.array(data.starts), device=self.device)
+        if config.guidance != "none":
+            togo = returns_to_go(data, 1.0)
+            team = ranks_by_step(togo.mean(1, keepdims=True), data.starts)[:, 0]
+            self.ranks = torch.as_tensor(team, device=self.device)  # [S]
+            spread = (togo - togo.mean()) / max(togo.std(), 1e-9)
+            self.togo = torch.as_tensor(spread, dtype=torch.float32, device=self.device)  # [S, N]
+        if not spec.finite:
+            return
+        known = logged(data, spec, SMOOTH)
+        rounds = np.arange(self.horizon) // max(1, round(1 / known.rho))
+        behaviour = torch.as_tensor(known.behaviour[rounds], dtype=torch.float32)
+        self.table = self.behaviour = behaviour.to(self.device)
+        self.start_law = torch.as_tensor(known.mu0, dtype=torch.float32, device=self.device)
+        if self.decisions is not None:
+            self.fit_steps = 0 if model else round(steps * config.fit_share)
+            self.decisions.prepare(data, known, model)
 
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:
-        return data.windows(
-            rngs, self.config.batch_size, self.horizon, agents=self.agents, align=True
-        )
+        if self.decisions is not None and self.step < self.fit_steps:
+            return self.decisions.sample(data, rngs)
+        size = self.config.batch_size
+        return data.windows(rngs, size, self.window, agents=self.agents)
 
-    def encode(self, obs: Tensor, act: Tensor) -> Tensor:
-        """Particles [B, M, H, D] of +-1 from states and actions [B, H, M]."""
-        parts = [nn.functional.one_hot(act, self.n_actions)]
-        if self.state_width:
-            parts.insert(0, nn.functional.one_hot(obs, self.n_obs))
-        return torch.cat(parts, -1).transpose(1, 2).float() * 2 - 1
-
-    def decode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """States and actions [P, H, N] of particles [P, N, H, D]: the largest of each block."""
-        act = x[..., self.state_width :].argmax(-1).transpose(1, 2)
-        if not self.state_width:
-            return torch.zeros_like(act), act
-        return x[..., : self.state_width].argmax(-1).transpose(1, 2), act
-
+    # --------------------------------------------------------------------------------- the updates
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        x0 = self.encode(batch.obs[..., 0], batch.act)  # [B, M, H, D]
-        agent = batch.agent[:, None] + torch.arange(x0.shape[1], device=x0.device)  # [B, M]
-        weight = self.weights[batch.episode[:, None], agent]  # [B, M]
+        self.step += 1
+        if self.decisions is not None:
+            if self.step <= self.fit_steps:
+                return self.decisions.fit(batch)
+            if self.step == self.fit_steps + 1:
+                self.tilt = self._solve(self.decisions).to(self.device)
+        return self._denoise(batch)
+
+    def _solve(self, decisions: DecisionWeights) -> Tensor:
+        config = self.config
+        if config.weighting == "advantage":
+            return decisions.solve(config.beta_ind, 1, config.budget)
+        return decisions.solve(config.rate, config.iterations, config.budget)
+
+    def _denoise(self, batch: Batch) -> dict[str, Tensor]:
+        config, code = self.config, self.code
+        given, agents = code.states, batch.obs.shape[2]
+        x0 = code.encode(batch.obs, batch.act)  # [B, M, H, D]
+        there = batch.valid.unsqueeze(-1).expand(-1, -1, agents)
+        there = there if batch.alive is None else there & batch.alive
+        there = there.transpose(1, 2).unsqueeze(-1).float()  # [B, M, H, 1]
+        row = self.starts[batch.episode] + batch.step  # [B]
+        agent = batch.agent[:, None] + torch.arange(agents, device=x0.device)  # [B, M]
+        weight = self.weights[row[:, None], agent]
+        if self.decisions is not None:
+            first = batch.obs[:, 0, :, 0], batch.act[:, 0]
+            ratio = self.tilt[batch.step[:, None], *first].exp()
+            weight = ratio if batch.active is None else torch.where(batch.active[:, 0], ratio, 1.0)
         k = torch.rand(len(x0), generator=self.generator, device=x0.device)  # [B]
         eps = torch.randn(x0.shape, generator=self.generator, device=x0.device)
         x = add_noise(x0, eps, k)
-        x[:, :, 0, : self.state_width] = x0[:, :, 0, : self.state_width]
-        omega = snr_weight(k) if self.config.omega == "snr" else bell_weight(k)  # [B]
-        predicted, given = self.net(x, k).flatten(2), self.state_width
-        loss = denoising_loss(predicted[..., given:], x0.flatten(2)[..., given:], weight, omega)
+        x[:, :, 0, :given] = x0[:, :, 0, :given]
+        x = x * there
+        told = {"start": batch.step if self.net.start else None}
+        if config.see_mu:
+            told["seen"] = mean_state(x0[:, :, 0, :given], there[:, :, 0, 0])
+        if config.guidance == "cfg":
+            told["asked"] = self._asked(self.ranks[row])
+        predicted = self.net(x, k, **told)
+        counts = there.expand_as(x0).clone()
+        counts[:, :, 0, :given] = 0
+        if batch.active is not None:  # what a passive agent chose has no meaning
+            counts[..., given:] *= batch.active.transpose(1, 2).unsqueeze(-1)
+        omega = snr_weight(k) if config.omega == "snr" else bell_weight(k)  # [B]
+        flat = [value.flatten(2) for value in (predicted, x0, counts)]
+        used = slice(given, None)
+        loss = denoising_loss(
+            flat[0][..., used], flat[1][..., used], weight, omega, flat[2][..., used]
+        )
+        losses = {"loss": loss}
+        if self.judge is not None:
+            error = (self.judge(x, k) - self.togo[row[:, None], agent]).square()
+            losses["value_loss"] = (error * there[:, :, 0, 0]).mean()
+        if self.inverse is not None:
+            losses["inverse_loss"] = self.inverse.loss(batch, weight * there[:, :, 1, 0])
+        loss = torch.stack(list(losses.values())).sum()
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
-        self.step += 1
-        decay = min(self.config.ema, self.step / (self.step + 9))  # forgets the initial weights
+        decay = min(config.ema, self.step / (self.step + 9))  # forgets the initial weights
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - decay)
-        return {"loss": loss.detach()}
+        return {name: value.detach() for name, value in losses.items()}
 
-    @torch.no_grad()
+    def _asked(self, rank: Tensor) -> Tensor:
+        """What cfg is told [B, 2]: a rank, or that there is none."""
+        told = torch.rand(len(rank), generator=self.generator, device=rank.device) >= DROPOUT
+        return torch.stack([rank * told, told.float()], -1)
+
+    # -------------------------------------------------------------------------------- the policies
     def generate(
         self,
         populations: int,
@@ -271,131 +405,91 @@ class MFDiffuser(Algorithm):
         hierarchy: str | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """States and actions, [populations, H, agents] int64 each, from the learned law (E5).
-
-        hierarchy: "off", "late", "early" or None, as configured. generator: None, the own one.
-        """
-        config, generator = self.config, generator or self.generator
-        kind = hierarchy or config.hierarchy
-        levels = schedule(kind, agents, config.sampler_steps, config.first_level, config.branch)
-        state = stratified_states(self.start_law, agents, generator)  # [agents]
-        start = nn.functional.one_hot(state, self.n_obs).float() * 2 - 1  # [agents, O]
-        start = start[:, : self.state_width]
-
-        def clamp(x: Tensor) -> Tensor:
-            x[:, :, 0, : self.state_width] = start[: x.shape[1]]
-            return x
-
-        def denoise(x: Tensor, k: Tensor) -> Tensor:
-            subset = None
-            if x.shape[1] > config.context:
-                order = torch.randperm(x.shape[1], generator=generator, device=x.device)
-                subset = x[:, order[: config.context]]
-            return self.ema(x, k.expand(len(x)), subset)
-
-        x0 = sample(denoise, clamp, state, populations, self.shape, levels, generator)
-        return self.decode(x0)
+        """States and actions, [populations, T, agents] int64 each, of a finite game's episodes."""
+        generator = generator or self.generator
+        return self.planner.generate(self.start_law, populations, agents, generator, hierarchy)
 
     def finish(self) -> None:
         """Take the policy from `table_agents` generated agents or more, N to a population."""
         size = min(self.spec.n_agents, self.config.table_agents)
         populations = -(-self.config.table_agents // size)
-        obs, act = self.generate(populations, size)  # [P, H, size]
-        if self.config.policy == "table":
-            self.table = self.count(obs, act)
-        else:
-            self.distil(obs, act)
+        if not self.spec.finite:
+            if self.config.policy == "distil":
+                rng = np.random.default_rng([self.seeds[0], 8])
+                made = decisions(self.planner, self.data, rng, self.generator, populations, size)
+                self.distil(*(part.to(self.device) for part in made))
+            return
+        obs, act = self.generate(populations, size)  # [P, T, size]
+        if self.config.policy != "distil":
+            self.table = count_table(obs, act, self.behaviour, self.config.alpha)
+            return
+        step = torch.arange(self.horizon, device=obs.device).expand(populations, -1)
+        features = self.code.features(obs.unsqueeze(-1))  # [P, T, size, S]
+        self.distil(step.flatten(), features.flatten(0, 1), act.flatten(0, 1))
+        self.table = self.head.table(features.mean((0, 2)))  # along the mean generated flow
 
-    def count(self, obs: Tensor, act: Tensor) -> Tensor:
-        """Policy table [H, O, A] of generated decisions [P, H, N] (E6)."""
-        h = torch.arange(self.horizon, device=obs.device)[:, None]  # [H, 1]
-        cell = (h * self.n_obs + obs) * self.n_actions + act  # [P, H, N]
-        visits = torch.bincount(cell.flatten(), minlength=self.table.numel())
-        return normalise(visits.view(self.table.shape) + self.config.alpha * self.behaviour)
-
-    def distil(self, obs: Tensor, act: Tensor) -> None:
-        """Fit the policy head to generated decisions and evaluate it along their mean flow (E7)."""
+    def distil(self, step: Tensor, features: Tensor, act: Tensor) -> None:
+        """E8, see PopulationPolicy.fit."""
         config = self.config
-        mu = nn.functional.one_hot(obs, self.n_obs).float().mean(2)  # [P, H, O]
-        optimiser = torch.optim.Adam(self.head.parameters(), lr=config.lr, fused=True)
-        for _ in range(config.distil_steps):
-            pick = torch.randint(
-                obs.numel(), (config.distil_batch,), generator=self.generator, device=obs.device
-            )
-            p, h = pick // (obs.shape[1] * obs.shape[2]), pick // obs.shape[2] % obs.shape[1]
-            logits = self.head(h, obs.flatten()[pick], mu[p, h])
-            loss = nn.functional.cross_entropy(logits, act.flatten()[pick])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        with torch.no_grad():
-            h = torch.arange(self.horizon, device=obs.device)[:, None].expand(-1, self.n_obs)
-            s = torch.arange(self.n_obs, device=obs.device).expand_as(h)
-            flow = mu.mean(0)[:, None].expand(-1, self.n_obs, -1)  # [H, O, O]
-            self.table = self.head(h, s, flow).softmax(-1)
+        how = (config.lr, config.distil_steps, config.distil_batch, self.generator)
+        self.head.fit(step, features, act, *how)
 
+    # -------------------------------------------------------------------------------------- acting
     def begin(self, n_envs: int, seed: int) -> None:
         self.noise = np.random.default_rng(seed)
+        self.dice = torch.Generator(self.device).manual_seed(seed)
+        self.current: Tensor | None = None
 
     def act(
         self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
     ) -> Array:
-        state = obs[..., 0].astype(np.int64)  # [E, N]
+        if self.config.policy in ("plan", "inv_dyn"):
+            i = t % self.config.execute
+            if i == 0 or self.current is None:
+                there = None if alive is None else torch.as_tensor(alive, device=self.device)
+                now = torch.as_tensor(obs.copy()).to(self.device)
+                self.current = self.planner.plan(now, t, self.dice, there)
+            allowed = None if mask is None else torch.as_tensor(mask, device=self.device)
+            return self.planner.action(self.current, i, t, self.dice, allowed).cpu().numpy()
         if self.config.policy == "table":
-            law = self.table[t].cpu().numpy()[state]  # [E, N, A]
+            law = self.table[t].cpu().numpy()[obs[..., 0]]  # [E, N, A]
         else:
-            law = self.respond(state, t)
-        if mask is not None:
-            law = law * mask
-        below = np.cumsum(law, -1, dtype=np.float64)  # [E, N, A]
+            there = None if alive is None else torch.as_tensor(alive, device=self.device)
+            now = torch.as_tensor(obs.copy()).to(self.device)
+            law = self.head.law(now, t, there).cpu().numpy()
+        law = categorical.allow(law, mask)
         if deterministic:
             return law.argmax(-1)
-        point = self.noise.random(state.shape) * below[..., -1]
-        return (point[..., None] >= below[..., :-1]).sum(-1)
-
-    @torch.no_grad()
-    def respond(self, state: Array, t: int) -> Array:
-        """Action law [E, N, A] of the distilled policy for a population in states [E, N] (E7)."""
-        mu = nn.functional.one_hot(torch.tensor(state.copy()), self.n_obs).float().mean(1)  # [E, O]
-        mu = mu[:, None].expand(-1, self.n_obs, -1).to(self.device)  # [E, O, O]
-        s = torch.arange(self.n_obs, device=self.device).expand(mu.shape[:2])
-        law = self.head(torch.full_like(s, t), s, mu).softmax(-1).cpu().numpy()  # [E, O, A]
-        return np.take_along_axis(law, state[..., None], axis=1)
+        return categorical.draw(law, self.noise.random(law.shape[:-1]))
 
     def policy_table(self) -> Array:
         return self.table.cpu().numpy()
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "net": self.net.state_dict(),
-            "ema": self.ema.state_dict(),
-            "head": self.head.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            "step": self.step,
-            "start_law": self.start_law,
-            "table": self.table,
-        }
+        tensors = {"generator": self.generator.get_state(), "tilt": self.tilt, "table": self.table}
+        return self.saved.state_dict() | tensors | {"start_law": self.start_law, "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.ema.load_state_dict(state["ema"])
-        self.head.load_state_dict(state["head"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.saved.load_state_dict(state)
         self.generator.set_state(state["generator"].cpu())
+        self.tilt, self.table, self.start_law = (
+            state[name].to(self.device) for name in ("tilt", "table", "start_law")
+        )
         self.step = state["step"]
-        self.start_law = state["start_law"].to(self.device)
-        self.table = state["table"].to(self.device)
 
     def cost(self) -> dict[str, float]:
-        """`sampler_steps`: network calls behind a plan, which is made once, in `finish`;
-        `population_ms`: processor time to generate one population of N agents, median of 9.
+        """`sampler_steps`: network calls behind a plan; `population_ms`: processor time to generate
+        one population of N agents, a whole episode in a finite game, median of 5.
         """
         size = min(self.spec.n_agents, self.config.table_agents)
         times, generator = [], torch.Generator(self.device).manual_seed(0)
-        for _ in range(10):  # the first is warm-up
+        nobody = torch.zeros(1, size, self.spec.obs_dim, device=self.device)
+        for _ in range(6):  # the first is warm-up
             begun = time.process_time()
-            self.generate(1, size, generator=generator)[1].cpu()
+            if self.spec.finite:
+                self.generate(1, size, generator=generator)[1].cpu()
+            else:
+                self.planner.plan(nobody, 0, generator).cpu()
             times.append(1e3 * (time.process_time() - begun))
         return {
             "population_ms": statistics.median(times[1:]),

@@ -105,6 +105,8 @@ class Buffer:
         }
         if spec.can_die:
             self.arrays["alive"] = torch.empty(*lead, n, dtype=torch.bool)
+        if spec.exchangeable:  # populations may play in turns
+            self.arrays["active"] = torch.empty(*lead, n, dtype=torch.bool)
 
     @property
     def n_steps(self) -> int:
@@ -232,10 +234,13 @@ class Episodes:
             "step": self.t,
             "episode": self.episode.copy(),
             "alive": self.alive.copy(),
+            "active": np.ones((n, self.task.spec.n_agents), bool),
         }
         for part in range(len(self.parts)):
             slots = self.parts[part][1]
-            rew, terminated, truncated = self._play(part, act[slots])
+            rew, terminated, truncated, active = self._play(part, act[slots])
+            if active is not None:
+                rows["active"][slots] = active
             rows["rew"][slots] = np.where(rows["alive"][slots], rew, 0.0)
             rows["terminated"][slots] = terminated
             rows["truncated"][slots] = truncated
@@ -249,7 +254,7 @@ class Episodes:
                 self._start(part)
         return rows
 
-    def _play(self, part: int, act: Array) -> tuple[Array, Array, Array]:
+    def _play(self, part: int, act: Array) -> tuple[Array, Array, Array, Array | None]:
         env, slots = self.parts[part]
         for slot, own in zip(slots, act, strict=True):
             self.log[slot].append(own)
@@ -259,7 +264,7 @@ class Episodes:
             self.alive[slots] = step.alive
         if step.mask is not None:
             self.mask[slots] = step.mask
-        return step.rew, step.terminated, step.truncated
+        return step.rew, step.terminated, step.truncated, step.active
 
     def replay(self, apart: bool) -> None:
         """Begin the running episodes anew and bring them to where they are."""
@@ -297,11 +302,6 @@ class OnlineTrainer(Trainer):
     """A trainer whose batches come from a buffer that it fills by playing."""
 
     def __init__(self, run: Run, *args: Any) -> None:
-        if run.task.spec.exchangeable:
-            raise UserError(
-                f"{run.row} plays online, where the buffer holds all agents of a team; the"
-                f" {run.task.spec.n_agents:,} agents of {run.task.spec.id} are a population."
-            )
         if len(run.seeds) > 1 and not run.cls.stacks_seeds:
             raise UserError(f"{run.row} does not stack seeds, found the group {list(run.seeds)}.")
         self.schedule = Schedule.of(run)

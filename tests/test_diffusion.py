@@ -26,7 +26,7 @@ from algorithms.nn.hierarchy import (
     schedule,
     stratified_states,
 )
-from algorithms.nn.sets import SetDenoiser
+from algorithms.nn.sets import FIELDS, SetDenoiser
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -38,8 +38,8 @@ def free(x: Tensor) -> Tensor:
     return x
 
 
-def no_state(n: int) -> Tensor:
-    return torch.zeros(n, dtype=torch.int64)
+def no_state(n: int, populations: int = 1) -> Tensor:
+    return torch.zeros(populations, n, dtype=torch.int64)
 
 
 def test_alpha_bar_falls_from_one_to_the_floor() -> None:
@@ -103,7 +103,7 @@ def test_ddim_with_the_exact_gaussian_denoiser_samples_the_gaussian() -> None:
         return mean + gain * (x - level.sqrt() * mean)
 
     levels = (Level(20_000, 200),)
-    x = sample(denoise, free, no_state(20_000), 1, (1,), levels, seeded())
+    x = sample(denoise, free, no_state(20_000), (1,), levels, seeded())
     assert x.mean().item() == pytest.approx(mean, abs=0.01)
     assert x.var().item() == pytest.approx(variance, rel=0.1)
 
@@ -130,15 +130,40 @@ def test_context_stands_for_the_population(denoiser: SetDenoiser) -> None:
     assert not torch.allclose(part, denoiser(x[:, :3], k, context=x + 1))
 
 
-@pytest.mark.parametrize("interaction", [True, False])
-def test_interaction_is_what_lets_particles_feel_each_other(interaction: bool) -> None:
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_field_is_what_lets_particles_feel_each_other(field: str) -> None:
     torch.manual_seed(0)
-    net = SetDenoiser(steps=4, dim=6, width=16, blocks=2, interaction=interaction)
+    net = SetDenoiser(steps=4, dim=6, width=16, blocks=2, field=field)
     x, k = torch.randn(1, 5, 4, 6), torch.tensor([0.5])
     moved = x.clone()
     moved[0, 0] += 1
     felt = not torch.equal(net(x, k)[0, 1:], net(moved, k)[0, 1:])
-    assert felt == interaction
+    assert felt == (field != "none")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_is_equivariant_and_reads_the_context_alone(field: str) -> None:
+    torch.manual_seed(0)
+    net = SetDenoiser(steps=4, dim=6, width=16, blocks=2, field=field)
+    x, k, context = torch.randn(2, 9, 4, 6), torch.tensor([0.2, 0.7]), torch.randn(2, 5, 4, 6)
+    order = torch.randperm(9)
+    torch.testing.assert_close(net(x[:, order], k), net(x, k)[:, order])
+    torch.testing.assert_close(net(x[:, :3], k, context), net(x, k, context)[:, :3])
+    torch.testing.assert_close(net(x, k, context[:, torch.randperm(5)]), net(x, k, context))
+
+
+def test_what_is_known_beside_the_particles_reaches_each_of_them() -> None:
+    torch.manual_seed(0)
+    net = SetDenoiser(steps=2, dim=3, width=16, blocks=1, starts=5, seen=2, asked=2)
+    x, k = torch.randn(1, 4, 2, 3), torch.tensor([0.5])
+    told = {"start": torch.tensor([0]), "seen": torch.zeros(1, 2), "asked": torch.zeros(1, 2)}
+    plain = net(x, k, **told)
+    for name, other in (
+        ("start", torch.tensor([4])),
+        ("seen", torch.ones(1, 2)),
+        ("asked", torch.ones(1, 2)),
+    ):
+        assert ((net(x, k, **(told | {name: other})) - plain).abs().amax((0, 2, 3)) > 1e-4).all()
 
 
 def test_schedule_grows_geometrically_and_spends_every_step() -> None:
@@ -166,12 +191,22 @@ def test_every_prefix_of_the_initial_states_is_stratified() -> None:
 
 def test_children_branch_from_parents_of_their_own_state() -> None:
     state = stratified_states(torch.tensor([0.5, 0.3, 0.2]), 4000, seeded())
-    parent = parents(state, 100, seeded(1))
-    assert torch.equal(state[parent], state[100:])
-    count = torch.bincount(parent, minlength=100)
-    assert count.min() > 10  # each of the 100 has about 39 children
-    alone = torch.tensor([0, 0, 1])  # nobody of state 1 is known yet: any parent will do
-    assert parents(alone, 2, seeded())[0] in (0, 1)
+    other = state.flip(0)  # a second population, whose states stand elsewhere
+    both = torch.stack([state, other])
+    found = parents(both, 100, seeded(1))
+    for own, parent in zip(both, found, strict=True):
+        assert torch.equal(own[parent], own[100:])
+        assert torch.bincount(parent, minlength=100).min() > 10  # each has about 39 children
+    alone = torch.tensor([[0, 0, 1]])  # nobody of state 1 is known yet: any parent will do
+    assert parents(alone, 2, seeded())[0, 0] in (0, 1)
+
+
+def test_children_of_vectors_branch_from_the_nearest() -> None:
+    points = torch.randn(2, 500, 3, generator=seeded())
+    found = parents(points, 40, seeded(1))
+    for own, parent in zip(points, found, strict=True):
+        assert torch.equal(parent, torch.cdist(own[40:], own[:40]).argmin(-1))
+    assert (parents(points, 400, seeded(1)) < 400).all()
 
 
 def test_branching_keeps_the_noise_level() -> None:
@@ -183,7 +218,7 @@ def test_branching_keeps_the_noise_level() -> None:
         return torch.full_like(x, target)
 
     levels = (Level(5_000, 3), Level(20_000, 1))
-    sample(denoise, free, no_state(20_000), 1, (1,), levels, seeded())
+    sample(denoise, free, no_state(20_000), (1,), levels, seeded())
     x, k = seen[-1]
     level = alpha_bar(k)
     for part in (x[0, :5_000, 0], x[0, 5_000:, 0]):
@@ -203,7 +238,7 @@ def test_late_branching_leaves_the_spread_of_the_coarse_population(
         return level.sqrt() * variance / (level * variance + 1 - level) * x
 
     levels = (Level(16, first_steps), Level(256, 20 - first_steps))
-    x = sample(denoise, free, no_state(256), 400, (1,), levels, seeded())
+    x = sample(denoise, free, no_state(256, 400), (1,), levels, seeded())
     ratio = 256 * x.mean(1).var() / x.var()
     assert low < ratio.item() < high
 
@@ -220,5 +255,5 @@ def test_sampler_keeps_what_is_given() -> None:
         return x
 
     levels = (Level(16, 5), Level(64, 5))
-    x = sample(denoise, clamp, no_state(64), 2, (3,), levels, seeded())
+    x = sample(denoise, clamp, no_state(64, 2), (3,), levels, seeded())
     assert torch.equal(x[..., 0], given.expand(2, 64))

@@ -457,12 +457,12 @@ def test_config_without_the_settings_of_play_is_named(tmp_path: Path, monkeypatc
         runner.execute(run, tmp_path / "r")
 
 
-def test_populations_are_refused(tmp_path: Path) -> None:
-    class Crowd(Ending):
-        spec = dataclasses.replace(ENDING, exchangeable=True)
-
-    with pytest.raises(UserError, match="2 agents of toy/ending-v1 are a population"):
-        runner.execute(make_run(tmp_path, Crowd()), tmp_path / "r")
+def test_a_population_in_turns_logs_whose_actions_counted(tmp_path: Path) -> None:
+    task = registry.task("meanfield/queue-n16-b4-v1")
+    run = make_run(tmp_path, task, seeds=(0,), steps=2, row="tmfpg_sim")
+    active = trainer_of(run)._batch()[0].active
+    assert active is not None
+    assert (active.sum(-1) == 4).all()
 
 
 # ------------------------------------------------------------------------------- the command line

@@ -18,6 +18,8 @@ from algorithms.nn.diffusion import add_noise, ddim_step, time_grid
 
 FIRST_SHARE = {"off": 1.0, "late": 0.75, "early": 0.25}  # of the steps, before the first branching
 GOLDEN = 0.6180339887498949
+CANDIDATES = 256  # parents that a vector is compared with
+CHUNK = 65_536  # vectors compared at once
 
 
 @dataclass(frozen=True)
@@ -62,34 +64,45 @@ def stratified_states(law: Tensor, particles: int, generator: torch.Generator) -
 
 
 def parents(state: Tensor, known: int, generator: torch.Generator) -> Tensor:
-    """Parents of the particles after the first `known`: uniform among those of equal state, if any.
+    """Parents of the particles after the first `known`, [P, n - known] indices below `known`.
 
-    state: [n] integers. Returns [n - known] indices below `known`.
+    state [P, n] integers: uniform among those of equal state, or among all if there is none.
+    state [P, n, D] vectors: the nearest of up to CANDIDATES, so that the cost stays linear in n.
     """
-    old, new = state[:known], state[known:]
+    if state.ndim == 3:
+        pick = torch.randperm(known, generator=generator, device=state.device)[:CANDIDATES]
+        return pick[_nearest(state[:, known:], state[:, pick])]
+    populations, kinds = len(state), int(state.max()) + 1
+    own = state + kinds * torch.arange(populations, device=state.device)[:, None]
+    old, new = own[:, :known].flatten(), own[:, known:]
     order = old.argsort(stable=True)
-    count = torch.bincount(old, minlength=int(state.max()) + 1)
+    count = torch.bincount(old, minlength=populations * kinds)
     start = count.cumsum(0) - count
-    draw = torch.rand(len(new), generator=generator, device=state.device, dtype=torch.float64)
-    own = order[(start[new] + (draw * count[new]).long()).clamp(max=known - 1)]
-    return torch.where(count[new] > 0, own, (draw * known).long())
+    draw = torch.rand(new.shape, generator=generator, device=state.device, dtype=torch.float64)
+    place = (start[new] + (draw * count[new]).long()).clamp(max=len(order) - 1)
+    return torch.where(count[new] > 0, order[place] % known, (draw * known).long())
+
+
+def _nearest(x: Tensor, y: Tensor) -> Tensor:
+    """Index of the nearest of y [P, C, D] for each of x [P, n, D]."""
+    found = [torch.cdist(part, y).argmin(-1) for part in x.split(CHUNK, 1)]
+    return torch.cat(found, 1)
 
 
 def sample(
     denoise: Callable[[Tensor, Tensor], Tensor],
     clamp: Callable[[Tensor], Tensor],
     state: Tensor,
-    populations: int,
     shape: tuple[int, ...],
     levels: tuple[Level, ...],
     generator: torch.Generator,
 ) -> Tensor:
-    """Clean particles [populations, N, *shape] from noise, by DDIM through the levels.
+    """Clean particles [P, N, *shape] from noise, by DDIM through the levels.
 
     denoise: (x [P, n, *shape], k []) -> x0 of that shape. clamp: writes what is given of the first
-    n particles into x. state: [N] initial states, shared by the populations.
+    n particles into x, in place. state: [P, N] or [P, N, D] initial states.
     """
-    device = state.device
+    device, populations = state.device, len(state)
     times = time_grid(sum(level.steps for level in levels), device)
 
     def noise(n: int) -> Tensor:
@@ -100,11 +113,12 @@ def sample(
     for level in levels:
         known = x.shape[1]
         if level.particles > known:
-            parent = parents(state[: level.particles], known, generator)
-            child = add_noise(x0[:, parent], noise(len(parent)), times[i])
+            parent = parents(state[:, : level.particles], known, generator)  # [P, new]
+            line = torch.arange(populations, device=device)[:, None]
+            child = add_noise(x0[line, parent], noise(parent.shape[1]), times[i])
             x = clamp(torch.cat([x, child], 1))
         for _ in range(level.steps):
-            x0 = clamp(denoise(x, times[i]).clamp(-1, 1))
+            x0 = clamp(denoise(x, times[i]).clamp_(-1, 1))
             x = clamp(ddim_step(x, x0, times[i], times[i + 1]))
             i += 1
     return x0

@@ -29,6 +29,7 @@ POPULATION = "meanfield/squeeze-n1000/medium-v1"  # main dataset of mean-field m
 TEAM = "mpe/spread/medium-v1"  # and of the others
 TIERS = ("medium", "two-mode")  # what a task alone stands for
 PLAYED = "mpe/spread-v1"  # main task of online methods
+CROWD = "meanfield/queue-n256-v1"  # and of those that play whole populations
 FLOORS = ("random", "bc")
 
 
@@ -93,7 +94,7 @@ def default_source(row: str, options: Bench) -> str:
         return options.dataset
     cls, _, variant = algorithms.registry(options.plugin).row(row)
     if variant.track == "online":
-        return options.task or PLAYED
+        return options.task or (CROWD if "exchangeable" in cls.requires else PLAYED)
     if options.task:
         name = registry.task(options.task).spec.id.rsplit("-v", 1)[0]
         for tier in TIERS:
