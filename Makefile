@@ -19,8 +19,8 @@ need = $(if $($(1)),,$(error $(1) is missing; expected for example: make $@ $(1)
 plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
 common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
 
-.PHONY: help setup bench train grid data datasets new check reference submit verify leaderboard plots site readme \
-        render perf lint test test-slow clean
+.PHONY: help setup bench train grid data datasets new check reference submit verify leaderboard \
+        plots claims site readme render perf lint test test-slow clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -82,14 +82,17 @@ verify: setup ## [SUBMISSION= LEVEL=1 BASE= RUN_CODE=1 PLUGIN= ARGS=]: is what w
 	@$(RUN) verify $(SUBMISSION) $(if $(LEVEL),--level $(LEVEL)) $(if $(BASE),--base $(BASE)) \
 	  $(if $(RUN_CODE),--run-code) $(plugins) $(ARGS)
 
-leaderboard: setup ## print the board of the committed records
+leaderboard: setup ## [ARGS="--view summary --format latex"]: the board of the committed records
 	@$(RUN) leaderboard $(ARGS)
 
-plots: setup ## draw the comparison plots of the committed records
-	@$(RUN) plots $(ARGS)
+plots: setup ## [KINDS="bars cost tiers"]: draw the committed records as PNG and SVG
+	@$(RUN) plots $(KINDS) $(ARGS)
 
 site: setup ## build the one-file page of the committed records
 	@$(RUN) site $(ARGS)
+
+claims: setup ## [CLAIM=omsd]: the papers' claims against the committed records and studies
+	@$(RUN) claims $(CLAIM) $(ARGS)
 
 readme: setup ## fill the README's tables and figures from the committed records
 	@$(RUN) readme $(ARGS)

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import functools
 import json
+from array import array
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -180,16 +181,24 @@ def read(path: Path | str) -> Record:
         raise UserError(f"cannot read record {path}: {error}.") from error
 
 
-def read_all(roots: Iterable[Path]) -> list[Record]:
+def lean(record: Record) -> Record:
+    """A record with what boards read and a tenth of the memory: packed team returns, and no returns
+    by group. It is not to be written again.
+    """
+    packed = array("d", record.team_returns)
+    return replace(record, returns=[], team_returns=packed)  # type: ignore[arg-type]
+
+
+def read_all(roots: Iterable[Path], *, for_boards: bool = False) -> list[Record]:
     """Every record under the folders, each run key and seed once (first folder wins), sorted by
-    dataset, algorithm, seed.
+    dataset, algorithm, seed; `for_boards`: each as `lean` leaves it.
     """
     found: dict[tuple[str, int], Record] = {}
     for root in roots:
         for path in sorted(root.rglob("*.json")):
             if path.name.startswith(files.TEMPORARY):
                 continue
-            record = read(path)
+            record = lean(read(path)) if for_boards else read(path)
             found.setdefault((record.key, record.seed), record)
     return sorted(
         found.values(), key=lambda r: (r.task, r.dataset, r.algo, r.protocol, r.seed, r.key)

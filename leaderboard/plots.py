@@ -18,8 +18,8 @@ import numpy as np
 from benchmark import files
 from benchmark.errors import UserError
 from benchmark.record import Record
+from leaderboard.columns import mark, number, plain
 from leaderboard.rows import RAW, Board, Row, by_board, labelled
-from leaderboard.table import mark, number, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 FILL = {"local": "#56B4E9", "mean-field": "#009E73", "joint": "#E69F00"}  # by execution
 HATCH = {"local": "", "mean-field": "..", "joint": "//"}
+MARKERS = "osD^vP*Xh<>"
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 FLOOR_DASHES = {"random": ":", "dataset mean": "--", "bc": "-"}
+FIXED = ("floor", "reference")
 SUFFIXES = (".png", ".svg")
 CHARACTER = 0.0125  # width of a letter of a line's name, in widths of a panel
 AXIS = {"step": "gradient steps", "env_steps": "environment steps"}  # of curves
@@ -46,21 +48,24 @@ STYLE: dict[Any, Any] = {
 
 
 def comparison(rows: Sequence[Row], path: Path) -> None:
-    """One panel per board: bars with their 95% intervals, each seed, and the floors as lines."""
+    """One panel per board: bars with their 95% intervals, each seed, and the floors as lines;
+    a hollow diamond is a published number of the same program and scale.
+    """
     boards = list(by_board(rows).items())
     if not boards:
         raise UserError(f"cannot draw {path}: there are no rows to draw.")
     bars = [max(1, sum(row.kind == "algorithm" for row in own)) for _, own in boards]
-    with _figure(path, (7.6, sum(1.35 + 0.42 * n for n in bars)), bars) as axes:
+    with figure(path, (7.6, sum(1.35 + 0.42 * n for n in bars)), bars) as axes:
         for ax, (board, own) in zip(axes, boards, strict=True):
             _bars(ax, board, own)
 
 
-def curves(records: Sequence[Record], path: Path) -> None:
+def curves(records: Sequence[Record], path: Path, rows: Sequence[Row] = ()) -> None:
     """One panel per logged loss: a line per algorithm (mean over seeds), each seed thin behind it.
 
     Best with the records of one dataset; of more than MAX_PANELS losses the commonest are drawn.
-    Of runs that play while they learn, returns come first, and environment steps are the x axis.
+    Of runs that play while they learn, returns come first, with the floors and references among the
+    board's `rows` as lines, and environment steps are the x axis.
     """
     axis = "env_steps" if all("env_steps" in run.curve for run in records if run.curve) else "step"
     panels: dict[str, list[tuple[int, str, list[Record]]]] = defaultdict(list)
@@ -71,30 +76,54 @@ def curves(records: Sequence[Record], path: Path) -> None:
         raise UserError(f"cannot draw {path}: none of the {len(records)} records has a curve.")
     names = sorted(panels, key=lambda name: (name != "return", -len(panels[name]), name))
     names = names[:MAX_PANELS]
-    with _figure(path, (7.6, 2.3 * len(names)), [1] * len(names)) as axes:
+    with figure(path, (7.6, 2.3 * len(names)), [1] * len(names)) as axes:
         for ax, name in zip(axes, names, strict=True):
             for index, label, runs in panels[name]:
                 _curve(ax, (axis, name), label, runs, index)
+            if name == "return":
+                _levels(ax, rows)
             ax.set_ylabel(plain(name))
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         axes[-1].set_xlabel(AXIS[axis])
 
 
 @contextmanager
-def _figure(path: Path, size: tuple[float, float], heights: Sequence[float]) -> Iterator[Any]:
-    """Axes of a new figure, one under the other; written atomically to `path` at the end."""
+def figure(
+    path: Path, size: tuple[float, float], heights: Sequence[float], columns: int = 1
+) -> Iterator[Any]:
+    """Axes of a new figure, row by row; written atomically to `path` at the end."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"cannot draw {path}: found suffix {path.suffix!r}, expected .png or .svg.")
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure: Figure = Figure(figsize=size, layout="constrained")  # no pyplot: no global state
-        axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=[*heights])[:, 0]
-        yield axes
+        drawn: Figure = Figure(figsize=size, layout="constrained")  # no pyplot: no global state
+        axes = drawn.subplots(len(heights), columns, squeeze=False, height_ratios=[*heights])
+        yield axes.ravel()
         metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
         with files.atomic_path(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
+            drawn.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
+
+
+def _levels(ax: Axes, rows: Sequence[Row]) -> None:
+    """Team returns of floors and references as horizontal lines."""
+    for row in rows:
+        if row.kind in FIXED and row.team_return is not None:
+            dash, value = FLOOR_DASHES.get(row.label, "-."), row.team_return.value
+            ax.axhline(
+                value, color="#666666", linewidth=1.0, linestyle=dash, label=plain(row.label)
+            )
+
+
+def log_axis(axis: Any) -> None:
+    """A logarithmic axis whose ticks are plain numbers: names may hold $, so no text is math."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
+    axis.set_major_locator(LogLocator(numticks=6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _bars(ax: Axes, board: Board, rows: Sequence[Row]) -> None:
@@ -118,6 +147,12 @@ def _bars(ax: Axes, board: Board, rows: Sequence[Row]) -> None:
                 point, y + offset, marker, color=colour, markersize=4.5, zorder=3,
                 markeredgecolor="black", markeredgewidth=0.6, clip_on=False,
             )  # fmt: skip
+        for other in rows:
+            if other.printed and other.printed.ours is row and other.score is not None:
+                ax.plot(
+                    other.score.value, y, "D", color="none", markersize=7, zorder=4,
+                    markeredgecolor="#CC79A7", markeredgewidth=1.4, clip_on=False,
+                )  # fmt: skip
     _limits(ax, rows)
     heights = _fixed_lines(ax, rows)
     ax.set_yticks(range(len(algorithms)), [_tick(row) for row in algorithms])
@@ -150,7 +185,7 @@ def _fixed_lines(ax: Axes, rows: Sequence[Row]) -> int:
     """
     left, right = ax.get_xlim()
     taken: list[float] = []  # right end of the last name in each row of names, in axes fractions
-    fixed = [(row.value.value, row) for row in rows if row.kind != "algorithm" and row.value]
+    fixed = [(row.value.value, row) for row in rows if row.kind in FIXED and row.value]
     for value, row in sorted(fixed, key=lambda item: (item[0], item[1].label)):
         style = FLOOR_DASHES.get(row.label, "-.")
         ax.axvline(value, color="#666666", linewidth=1.1, linestyle=style, zorder=0.5)

@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from benchmark.record import Record
 from benchmark.task import Reference, TaskSpec
 from leaderboard import scores
 from leaderboard.scores import Estimate
+
+if TYPE_CHECKING:
+    from leaderboard.published import Printed
 
 LEVELS = ("self-reported", "checked", "re-evaluated", "retrained")
 EXECUTIONS = ("local", "mean-field", "joint")
@@ -73,7 +76,7 @@ class Row:
     """One line of a board. Costs are means over the seeds, `peak_mb` is the largest."""
 
     board: Board
-    kind: Literal["algorithm", "floor", "reference"]
+    kind: Literal["algorithm", "floor", "reference", "published"]
     label: str  # unique on its board
     rank: int | None = None  # among rows of equal execution; None: not ranked, `notes` say why
     algo: str = ""
@@ -93,9 +96,12 @@ class Row:
     peak_mb: float | None = None
     parameters: int | None = None
     sampler_steps: int | None = None
+    configs_tried: int | None = None  # in the search behind its configuration
+    online_episodes: int | None = None  # that this search played
     level: int | None = None  # the lowest of its seeds
     notes: tuple[str, ...] = ()
     runs: tuple[Record, ...] = ()  # by seed
+    printed: Printed | None = None  # of the kind "published"
 
     @property
     def reconstruction(self) -> bool:
@@ -197,6 +203,7 @@ def labelled(records: Iterable[Record]) -> list[tuple[str, list[Record]]]:
     """Records grouped into named rows, one record per seed, sorted by seed.
 
     A name is the algorithm's, with what differs where it has several rows: "omar [lr=0.0001]".
+    Of two versions of the code the hash says it, not the fields that only one of them has.
     """
     groups: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
@@ -205,7 +212,7 @@ def labelled(records: Iterable[Record]) -> list[tuple[str, list[Record]]]:
     result = []
     for algo, same in sorted(groups.items()):
         identities = [json.loads(identity) for identity in sorted(same)]
-        names = dict.fromkeys(name for identity in identities for name in identity)
+        names = [n for n in identities[0] if all(n in identity for identity in identities)]
         differ = [n for n in names if len({repr(i.get(n)) for i in identities}) > 1]
         for identity, (_, seeds) in zip(identities, sorted(same.items()), strict=True):
             shown = ", ".join(f"{n.removeprefix('config.')}={identity.get(n)}" for n in differ)
@@ -272,6 +279,8 @@ def _entry(board: Board, label: str, runs: list[Record], reference: Reference | 
         peak_mb=max(cost.peak_mb for cost in costs),
         parameters=max(cost.parameters for cost in costs),
         sampler_steps=max(cost.sampler_steps for cost in costs),
+        configs_tried=max(run.tuning.configs_tried for run in runs),
+        online_episodes=max(run.tuning.online_episodes for run in runs),
         level=min(run.level for run in runs),
         notes=tuple(notes),
         runs=tuple(runs),

@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmark.files import sha256
 from benchmark.protocol import protocol
-from benchmark.record import Record, to_json
+from benchmark.record import Record
+from leaderboard.columns import Column, about, columns, interval, mark, number, plain, seeds
 from leaderboard.rows import LEVELS, RAW, Board, Row, by_board
-from leaderboard.table import Column, about, columns, interval, mark, number, plain, seeds
 
 PAGE = Path(__file__).parent / "page"
 BAR = 200  # width of a bar's drawing
@@ -36,6 +36,7 @@ HIDDEN = (
     "params",
     "peak MB",
     "paper",
+    "tuning",
 )  # columns that a reader may switch on
 
 MEANING = {
@@ -68,9 +69,7 @@ def build(records: Sequence[Record], rows: Sequence[Row]) -> str:
     style, script = ((PAGE / name).read_text() for name in ("page.css", "page.js"))
     boards = [_board(board, own) for board, own in by_board(rows).items()]
     levels = [row.level for row in rows if row.kind == "algorithm" and row.level is not None]
-    return environment.get_template(
-        "index.html.j2"
-    ).render(
+    return environment.get_template("index.html.j2").render(
         style=style,
         script=script,
         policy=_policy(style, script),
@@ -86,8 +85,18 @@ def build(records: Sequence[Record], rows: Sequence[Row]) -> str:
         level=min(1, max(levels, default=0)),  # self-reported rows are shown on request
         n_algorithms=len({row.algo for row in rows if row.kind == "algorithm"}),
         n_runs=len(records),
-        digest=sha256("".join(sorted(map(to_json, records))).encode())[:12],
+        digest=_digest(records),
     )
+
+
+def _digest(records: Sequence[Record]) -> str:
+    """Names the records behind a page: their keys, checkpoints and results, in any order."""
+    lines = [
+        f"{r.key} {r.seed} {r.checkpoint_sha256} {r.level} {r.status} {sorted(r.exact.items())}"
+        f" {list(r.team_returns)}"
+        for r in records
+    ]
+    return sha256("\n".join(sorted(lines)).encode())[:12]
 
 
 def _policy(style: str, script: str) -> str:
@@ -104,12 +113,14 @@ def _policy(style: str, script: str) -> str:
 
 
 def _board(board: Board, rows: Sequence[Row]) -> dict[str, Any]:
+    about_board = about(board, rows)
+    rows = [row for row in rows if row.kind != "published"]
     results, costs = columns(board, rows)
     shown = [column for column in (*results[2:], *costs[1:]) if column.title != "level"]
     ranked = [row for row in rows if row.kind == "algorithm"]
     executions = list(dict.fromkeys(row.execution for row in ranked))
     groups = [(name, [r for r in ranked if r.execution == name]) for name in executions]
-    fixed = [row for row in rows if row.kind != "algorithm"]
+    fixed = [row for row in rows if row.kind in ("floor", "reference")]
     low, high = _range(rows)
     lines = [_line(row, low, high) for row in fixed if row.value is not None]
     best = "equilibrium" if board.metric == "exploitability" else "expert"
@@ -126,7 +137,7 @@ def _board(board: Board, rows: Sequence[Row]) -> dict[str, Any]:
         "ranked_by": RAW[board.metric][1],
         "axis": "raw value" if board.unscored else f"0 = random, 100 = {best}",
         "unscored": board.unscored,
-        "about": about(board, rows),
+        "about": about_board,
         "n_seeds": protocol(board.protocol).n_seeds,
         "titles": [column.title for column in shown],
         "columns": shown,

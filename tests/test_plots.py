@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UserError
-from leaderboard import plots
+from leaderboard import plots, published
 from leaderboard.rows import Scale, summarise
 from tests.records import DATASET, record, runs, scale
+
+OMAR = "mpe-omar/spread/medium-v1"
 
 
 def example() -> list:
@@ -29,6 +31,16 @@ def test_a_comparison_names_rows_floors_and_what_is_not_ranked(tmp_path: Path) -
         assert words in text
     assert "mean-field, 1/2 failed, not ranked" in text
     assert "score: 0 = random play, 100 = expert" in text
+
+
+def test_a_comparable_published_number_is_a_diamond_on_our_bar(tmp_path: Path) -> None:
+    records = runs("omar", [300, 310, 290], task="mpe-omar/spread-v1", dataset=OMAR)
+    rows = summarise(records, {}, scale)
+    plots.comparison(rows, tmp_path / "without.svg")
+    plots.comparison(published.beside(rows, published.load(), scale), tmp_path / "with.svg")
+    without, with_ = ((tmp_path / f"{n}.svg").read_text() for n in ("without", "with"))
+    assert "#cc79a7" not in without
+    assert with_.count("stroke: #cc79a7") >= 3  # OMAR in MADiff, CoFlow, CFCQL, SPaCQL
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
@@ -96,6 +108,11 @@ def test_runs_that_play_are_drawn_by_environment_steps_returns_first(tmp_path: P
     assert "environment steps" in text
     assert "gradient steps" not in text
     assert text.index(">return<") < text.index(">a_loss<")
+    rows = summarise(runs("omar", [1, 2], curve=curve, track="online"), {}, scale)
+    plots.curves([run for row in rows for run in row.runs], tmp_path / "f.svg", rows)
+    assert "random" not in text
+    for floor in ("random", "expert"):
+        assert f">{floor}<" in (tmp_path / "f.svg").read_text()
     nothing = {"step": [1.0], "a_loss": [None]}  # a loss of which no point was logged
     plots.curves([*runs("omar", [1], curve=nothing), *runs("bc", [1])], tmp_path / "c.svg")
     assert ">a_loss<" not in (tmp_path / "c.svg").read_text()

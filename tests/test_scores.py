@@ -100,6 +100,28 @@ def test_improvement_counts_ties_half_and_averages_datasets() -> None:
     assert scores.improvement(x, y).value == 0.75
 
 
+def test_a_contrast_below_five_seeds_has_welchs_interval() -> None:
+    """SciPy's ttest_ind(equal_var=False) has 3.775 degrees of freedom; ours rounds them down."""
+    x, y = np.array([80.0, 83, 79]), np.array([60.0, 75, 71, 66])
+    found = scores.contrast([x, y], [1.0, -1.0])
+    assert found.value == pytest.approx(80.6666667 - 68)
+    scipy = 2.841260540628605, 22.49207279270474
+    half = (scipy[1] - scipy[0]) / 2 * scores.T_975[2] / 2.8421  # t at 3 over t at 3.775
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=1e-3)
+    assert scores.contrast([x[:1], y], [1.0, -1.0]).low is None
+    assert scores.contrast([np.full(3, 7.0)], [1.0]).low == 7.0
+
+
+def test_a_contrast_of_one_stratum_is_its_mean_and_order_is_no_matter() -> None:
+    assert scores.contrast([TEN], [1.0]) == scores.contrast([TEN[::-1]], [1.0])
+    found = scores.contrast([TEN, FIVE], [0.5, 0.5])
+    assert found.value == pytest.approx((TEN.mean() + FIVE.mean()) / 2)
+    back = scores.contrast([FIVE, TEN], [-1.0, 1.0])
+    forth = scores.contrast([TEN, FIVE], [1.0, -1.0])
+    assert back.value == forth.value
+    assert back.low == pytest.approx(forth.low, abs=3)  # other draws
+
+
 def test_profile_is_the_share_of_runs_above_each_threshold() -> None:
     found = scores.profile([np.array([0.0, 50.0]), np.array([100.0])], np.array([-1, 0, 60, 100]))
     np.testing.assert_allclose(found, [1.0, 0.75, 0.5, 0.0])

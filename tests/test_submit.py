@@ -383,9 +383,7 @@ def test_level_3_of_foreign_code_and_of_our_own(
 ) -> None:
     monkeypatch.setenv("SECRET", "nobody's")
     plugin = stranger(tmp_path)
-    spy = (
-        'import os\nopen(os.path.join(os.environ["HOME"], "spy"), "w").write(str(dict(os.environ)))'
-    )
+    spy = "import os, pathlib\npathlib.Path.home().joinpath('spy').write_text(str(os.environ))"
     text = plugin.read_text().replace("import torch\n", f"import torch\n{spy}\n", 1)
     plugin = tmp_path / "curious.py"
     plugin.write_text(text)

@@ -184,6 +184,14 @@ def test_two_configurations_of_an_algorithm_are_two_rows_that_say_what_differs()
     assert {"omar [lr=0.0003]", "omar [lr=0.001]"} <= labels
 
 
+def test_two_versions_of_the_code_are_named_by_its_hash_not_by_new_fields() -> None:
+    new = {"config": {"lr": 3e-4, "hidden": 256, "added": 1}, "code_sha256": "c" * 64}
+    other = runs("omar", [70, 71, 72], key="b" * 64, **new)
+    labels = set(by_label(summarise([*runs("omar", [80, 83, 79]), *other], FLOORS, scale)))
+    assert "omar [code=cccccccc]" in labels
+    assert not any("added" in label for label in labels)
+
+
 def test_of_two_records_of_a_seed_the_better_verified_counts_and_never_the_better_score() -> None:
     lucky = record("omar", 0, 99, key="f" * 64)
     verified = record("omar", 0, 70, key="0" * 64, level=2)
@@ -231,6 +239,8 @@ def test_the_terminal_table_fits_its_width_and_says_what_it_shows() -> None:
         "75.5 to 85.8",
         "80.0, 83.0, 79.0",
         "71k",
+        "8/0",
+        "configurations tried / online episodes",
     ):
         assert shown in " ".join(text.split())
     assert "significan" not in text

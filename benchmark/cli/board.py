@@ -1,8 +1,7 @@
-"""leaderboard, plots and site: what records say, as tables, plots and a page."""
+"""leaderboard and site: what records say, as tables and a page; plots are in `plots.py`."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING
 import datasets
 from benchmark import files, record
 from benchmark.cli import ROOT
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from benchmark.cli.options import Leaderboard, Plots, Site
+    from benchmark.cli.options import Leaderboard, Site, Where
     from benchmark.record import Record
     from leaderboard.rows import Row
 
@@ -26,11 +25,11 @@ def read(folders: Sequence[Path]) -> list[Record]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"option --records: {folder} is not a folder of records.")
-    found = record.read_all(folders or [RESULTS])
+    found = record.read_all(folders or [RESULTS], for_boards=True)
     if not folders:
         from leaderboard.verification import accepted
 
-        found += accepted(SUBMISSIONS)
+        found += map(record.lean, accepted(SUBMISSIONS))
     if not found:
         where = ", ".join(map(str, folders)) or str(RESULTS)
         raise UserError(f"no records in {where}; make some with make bench ALGO=bc.")
@@ -38,51 +37,58 @@ def read(folders: Sequence[Path]) -> list[Record]:
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
+    from leaderboard import published
     from leaderboard.rows import summarise
 
     ids = {item.dataset for item in records if item.dataset}
     means = {dataset: datasets.mean_value(dataset) for dataset in sorted(ids)}
-    return summarise(records, {key: value for key, value in means.items() if value is not None})
+    rows = summarise(records, {key: value for key, value in means.items() if value is not None})
+    return published.beside(rows, published.load())
+
+
+def select(rows: Sequence[Row], where: Where) -> list[Row]:
+    """The rows that `where` names; floors and references stay with their boards.
+
+    A value that no row has raises UserError with the nearest that one has.
+    """
+    facts = {
+        "track": lambda row: row.board.track,
+        "namespace": lambda row: row.board.task.split("/")[0],
+        "tier": lambda row: row.board.dataset.rpartition("/")[2].rpartition("-v")[0],
+        "protocol": lambda row: row.board.protocol,
+        "execution": lambda row: row.execution,
+    }
+    found = list(rows)
+    for name, fact in facts.items():
+        wanted = getattr(where, name)
+        known = {fact(row) for row in rows} - {""}
+        for value in wanted:
+            if value not in known:
+                raise unknown_name(f"{name} of a board", value, known)
+        if name == "execution" and wanted:
+            found = [row for row in found if row.kind != "algorithm" or fact(row) in wanted]
+            kept = {row.board for row in found if row.kind == "algorithm"}
+            found = [row for row in found if row.board in kept]
+        elif wanted:
+            found = [row for row in found if fact(row) in wanted]
+    return found
 
 
 def table(options: Leaderboard) -> int:
-    from leaderboard.table import render
+    from leaderboard import aggregate, formats
+    from leaderboard.table import sheets
 
-    text = render(rows_of(read(options.records)), options.format)
+    rows = select(rows_of(read(options.records)), options.where)
+    if options.view == "summary":
+        found = aggregate.sheets(aggregate.summaries(rows))
+    else:
+        found = sheets(rows)
+    text = formats.write(found, options.format)
     if options.out:
         files.write_text(options.out, text)
         print(f"wrote {options.out}")
     else:
         print(text)
-    return 0
-
-
-def draw(records: Sequence[Record], folder: Path) -> list[Path]:
-    """One comparison and one figure of curves a dataset, or a task of the online track, as PNG and
-    SVG.
-    """
-    from leaderboard import plots as figures
-
-    made = []
-    boards: dict[str, list[Record]] = defaultdict(list)
-    for item in records:
-        online = "" if item.track in ("offline", "model") else f"--{item.track}"
-        boards[(item.dataset or item.task) + online].append(item)
-    for board, own in sorted(boards.items()):
-        name = board.replace("/", "--")
-        for suffix in ("png", "svg"):
-            path = folder / f"{name}.{suffix}"
-            figures.comparison(rows_of(own), path)
-            made.append(path)
-            if any(item.curve for item in own):
-                figures.curves(own, folder / f"{name}--curves.{suffix}")
-                made.append(folder / f"{name}--curves.{suffix}")
-    return made
-
-
-def plots(options: Plots) -> int:
-    for path in draw(read(options.records), options.out):
-        print(f"wrote {path}")
     return 0
 
 

@@ -207,9 +207,28 @@ class ReferenceScores:
 
 
 @dataclass(frozen=True)
+class Where:
+    """Which boards and rows; several values of an option are alternatives."""
+
+    track: tuple[str, ...] = ()
+    """Tracks: offline, model, o2o, online, oracle."""
+    execution: tuple[str, ...] = ()
+    """Executions of the ranked rows: local, mean-field, joint."""
+    namespace: tuple[str, ...] = ()
+    """Namespaces of tasks, such as mpe."""
+    tier: tuple[str, ...] = ()
+    """Tiers of datasets, such as medium."""
+    protocol: tuple[str, ...] = ()
+    """Protocols: smoke, quick, full."""
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """Print the board of the committed records, or of a folder of records."""
 
+    view: Literal["boards", "summary"] = "boards"
+    """A board a dataset, or rows across the datasets of a namespace that all of them have."""
+    where: Annotated[Where, tyro.conf.arg(name="")] = Where()
     records: tuple[Path, ...] = ()
     """Folders of records; default: leaderboard/results."""
     format: Literal["text", "markdown", "csv", "latex", "json"] = "text"
@@ -220,8 +239,21 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class Plots:
-    """Draw the comparison plots of the committed records, or of a folder of records."""
+    """Draw the committed records, or a folder of records, as PNG and SVG."""
 
+    kinds: tyro.conf.Positional[
+        tuple[
+            Literal[
+                "bars", "curves", "cost", "exploitability", "flow", "profiles", "size", "tiers",
+                "papers",
+            ],
+            ...,
+        ]
+    ] = ()  # fmt: skip
+    """Which figures; default: all."""
+    where: Annotated[Where, tyro.conf.arg(name="")] = Where()
+    checkpoints: tuple[Path, ...] = ()
+    """Trained policies of finite games, whose flows are drawn beside the equilibrium's."""
     records: tuple[Path, ...] = ()
     """Folders of records; default: leaderboard/results."""
     out: Path = Path("runs/plots")
@@ -236,6 +268,20 @@ class Site:
     """Folders of records; default: leaderboard/results."""
     out: Path = Path("runs/site/index.html")
     """The page."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Hold the papers' claims against the committed records and studies."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Claims by the beginning of their names, such as omsd; default: all."""
+    records: tuple[Path, ...] = ()
+    """Folders of records; default: leaderboard/results."""
+    format: Literal["text", "markdown", "csv", "json"] = "text"
+    """Form of the table."""
+    out: Path | None = None
+    """File to write instead of printing."""
 
 
 @dataclass(frozen=True)
@@ -354,6 +400,7 @@ COMMANDS: dict[str, Any] = {
     "leaderboard": Leaderboard,
     "plots": Plots,
     "site": Site,
+    "claims": Claims,
     "readme": Readme,
     "render": Render,
 }
@@ -373,8 +420,9 @@ JOBS = {
     Submit: "submit.run",
     Verify: "verify.run",
     Leaderboard: "board.table",
-    Plots: "board.plots",
+    Plots: "plots.run",
     Site: "board.site",
+    Claims: "claims.run",
     Readme: "readme.run",
     Render: "render.run",
 }

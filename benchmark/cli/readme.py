@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark import files, record, registry
-from benchmark.cli import ROOT, board
+from benchmark.cli import ROOT, board, claims
 from benchmark.errors import UserError
 from benchmark.protocol import PROTOCOLS
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 README = ROOT / "README.md"
 FIGURES = ROOT / "leaderboard" / "figures"
 TIERS = ("random", "medium-replay", "medium", "expert")
+PAPERS = "mpe-omar/spread"  # the program behind the published tables
+SHOWN = ("algorithm", "floor")  # neither references nor published numbers
 TEAMS = ("mpe/spread", "mpe/tag-flee")
 GAMES = ("meanfield/queue-n256", "meanfield/resource-n256", "meanfield/beach-bar-n256")
 BENCH = "meanfield/squeeze-n1000/medium-v1"  # of the first command on the page
@@ -79,7 +81,7 @@ def tiers(records: list[Record], tasks: tuple[str, ...]) -> str:
         for tier in TIERS:
             own = [item for item in records if item.dataset == f"{task}/{tier}-v1"]
             for row in board.rows_of(own):
-                if row.value is not None and row.label != "random" and row.kind != "reference":
+                if row.value is not None and row.label != "random" and row.kind in SHOWN:
                     rows[_named(row)][tier] = row
         if not rows:
             continue
@@ -89,6 +91,39 @@ def tiers(records: list[Record], tasks: tuple[str, ...]) -> str:
             lines.append(f"| {name} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
+
+
+def beside_papers(records: list[Record]) -> str:
+    """Ours and the published score on the task whose program is the papers', tier by tier."""
+    cells: dict[str, dict[str, str]] = defaultdict(dict)  # published name, tier
+    flags = set()
+    source: dict[str, str] = {}  # of each row of ours: the first that has it
+    for tier in TIERS:
+        own = [item for item in records if item.dataset == f"{PAPERS}/{tier}-v1"]
+        for row in board.rows_of(own):
+            printed = row.printed
+            if printed is None or printed.same_scale is None or printed.ours is None:
+                continue
+            chosen = source.setdefault(printed.ours.label, printed.number.source)
+            if printed.number.unit != "score" or printed.number.source != chosen:
+                continue
+            name = f"`{printed.ours.label}`, {printed.number.algorithm} in {printed.source.label}"
+            deviation = f" ± {printed.number.std:g}" if printed.number.std else ""
+            ours, low, high = (
+                printed.same_scale.value, printed.same_scale.low, printed.same_scale.high,
+            )  # fmt: skip
+            range_ = "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
+            cells[name][tier] = f"{ours:.1f}{range_} / {printed.number.mean:g}{deviation}"
+            flags.add(printed.comparable)
+    if not cells:
+        return f"No records on `{PAPERS}` yet."
+    lines = [
+        f"| `{PAPERS}`: ours / published | {' | '.join(TIERS)} |",
+        "|---|" + "---|" * len(TIERS),
+    ]
+    for name in sorted(cells):
+        lines.append(f"| {name} | {' | '.join(cells[name].get(tier, '') for tier in TIERS)} |")
+    return "\n".join([*lines, "", f"Comparable: {', '.join(sorted(flags))}."])
 
 
 def algorithm_table() -> str:
@@ -120,7 +155,7 @@ def _linked(paper: str) -> str:
 
 
 def _named(row: Row) -> str:
-    from leaderboard.table import mark
+    from leaderboard.columns import mark
 
     said = [mark(row), "joint" if row.execution == "joint" else ""]
     said.append(row.board.track if row.board.track != "offline" else "")
@@ -143,7 +178,7 @@ def _place(rows: list[Row]) -> tuple[bool, int, float]:
 
 def run(options: Readme) -> int:
     """Write the README, or with --check compare it."""
-    from leaderboard import plots
+    from leaderboard import claims_table, plots
     from leaderboard.table import render
 
     everything = [item for item in record.read_all([board.RESULTS]) if item.protocol == "quick"]
@@ -151,11 +186,15 @@ def run(options: Readme) -> int:
     # What the first command makes: its rows, and the protocol's own seeds
     shown = [item for item in records if item.algo in (WEIGHTED, "bc", "random")]
     shown = [item for item in shown if item.seed in PROTOCOLS["quick"].seeds()]
+    found = claims.findings(board.rows_of(record.read_all([board.RESULTS])))
+    page = claims_table.render(found, "markdown")
     blocks = {
         "bench": render(board.rows_of(shown), "markdown").strip(),
         "effects": effects(records),
         "spread": tiers(everything, TEAMS),
         "games": tiers(everything, GAMES),
+        "published": beside_papers(everything),
+        "claims": claims_table.short(found),
         "algorithms": algorithm_table(),
     }
     text = README.read_text()
@@ -166,10 +205,13 @@ def run(options: Readme) -> int:
             raise UserError(f"README.md lacks the marks {begin} and {end}.")
         text = pattern.sub(lambda _: f"{begin}\n{block}\n{end}", text)  # noqa: B023
     if options.check:
-        if text != README.read_text():
-            raise UserError("README.md is not what the committed records say; run make readme.")
+        for path, wanted in ((README, text), (claims.PAGE, page)):
+            if not path.exists() or wanted != path.read_text():
+                where = path.relative_to(ROOT)
+                raise UserError(f"{where} is not what the committed records say; run make readme.")
         return 0
     files.write_text(README, text)
+    files.write_text(claims.PAGE, page)
     plots.comparison(board.rows_of(shown), FIGURES / f"{BENCH.replace('/', '--')}.svg")
-    print(f"wrote {README} and {FIGURES}")
+    print(f"wrote {README}, {claims.PAGE} and {FIGURES}")
     return 0

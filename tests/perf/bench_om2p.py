@@ -61,14 +61,27 @@ def memory(field: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def timed(call: Callable[[], Any], rounds: int) -> float:
-    """Median CPU milliseconds of a call."""
+def times(call: Callable[[], Any], rounds: int) -> list[float]:
+    """CPU milliseconds of each call, sorted."""
     spent = []
     for _ in range(rounds):
         begun = time.process_time()
         call()
         spent.append(1e3 * (time.process_time() - begun))
-    return statistics.median(spent)
+    return sorted(spent)
+
+
+def timed(call: Callable[[], Any], rounds: int) -> float:
+    """Median CPU milliseconds of a call."""
+    return statistics.median(times(call, rounds))
+
+
+def between(name: str, call: Callable[[], Any], rounds: int) -> dict[str, float]:
+    """Median CPU milliseconds of a call, with the median's 95% interval from order statistics."""
+    spent = times(call, rounds)
+    first = max(0, int(rounds / 2 - 0.98 * rounds**0.5))
+    low, high = spent[first], spent[rounds - 1 - first]
+    return {name: statistics.median(spent), f"{name}_low": low, f"{name}_high": high}
 
 
 def peak(call: Callable[[], Any]) -> float:
@@ -94,7 +107,7 @@ def policy_row(name: str, rounds: int) -> dict[str, float]:
     algorithm, update = updater(algo, **config)
     row = {"peak_mb": peak(update)}
     update()
-    row["update_ms"] = timed(update, rounds)
+    row |= between("update_ms", update, rounds)
     spec = algorithm.spec
     for episodes in (1, 100):
         obs = np.zeros((1, episodes, spec.n_agents, spec.obs_dim), np.float32)
