@@ -13,12 +13,20 @@ import pytest
 
 from benchmark import files, record
 from benchmark.cli import board, main, retrain
+from benchmark.cli import verify as job
 from benchmark.cli.options import Verify
 from benchmark.errors import UserError
 from leaderboard import submission, verification
 from leaderboard.verification import Entry, accepted, checked, history_faults
 from tests.conftest import ROOT, TINY, bench
 from tests.submitting import NAME, copied, record_files, stranger, submitted, suite
+
+
+@pytest.fixture(autouse=True)
+def _no_results(monkeypatch, request, tmp_path_factory) -> None:
+    """Reading every committed record costs half a second a command; one test does."""
+    if "committed_records" not in request.node.name:
+        monkeypatch.setattr(job, "RESULTS", tmp_path_factory.getbasetemp() / "none")
 
 
 # ------------------------------------------------------------------------------------------- new
@@ -313,8 +321,6 @@ def test_the_history_is_read_from_git(tmp_path: Path, monkeypatch, shipped: Path
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True)
 
-    from benchmark.cli import verify as job
-
     monkeypatch.setattr(job, "ROOT", tmp_path.resolve())
     root = tmp_path / "subs"
     root.mkdir()
@@ -461,6 +467,7 @@ def test_fresh_episodes_of_foreign_code_are_counted_here(foreign: Path, monkeypa
     assert seen.team_returns == item.team_returns
 
 
+@pytest.mark.slow
 def test_what_keeps_a_submission_from_being_written(
     data_root: Path, tmp_path: Path, capsys
 ) -> None:
