@@ -19,8 +19,8 @@ need = $(if $($(1)),,$(error $(1) is missing; expected for example: make $@ $(1)
 plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
 common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
 
-.PHONY: help setup bench train grid data datasets check reference leaderboard plots claims site \
-        readme render perf lint test test-slow clean
+.PHONY: help setup bench train grid data datasets new check reference submit verify leaderboard \
+        plots claims site readme render perf lint test test-slow clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -61,6 +61,10 @@ data: setup ## DATASET= or ALL=1: make datasets from their recipes (ALL: the sma
 datasets: setup ## print the catalogue of datasets, one id a row
 	@$(RUN) datasets $(ARGS)
 
+new: setup ## ALGO= [PLUGIN=/path/ALGO.py]: write the start of an algorithm
+	$(call need,ALGO,mine)
+	@$(RUN) new $(ALGO) $(plugins)
+
 check: setup ## ALGO=, TASK= or DATASET=: hold it against the contracts
 	@$(RUN) check $(if $(ALGO),--algo $(ALGO)) $(if $(TASK),--task $(TASK)) \
 	  $(if $(DATASET),--dataset $(DATASET)) $(plugins) $(ARGS)
@@ -68,6 +72,15 @@ check: setup ## ALGO=, TASK= or DATASET=: hold it against the contracts
 reference: setup ## TASK=: measure a task's reference scores and write them
 	$(call need,TASK,mpe/spread-v1)
 	@$(RUN) reference $(TASK) $(ARGS)
+
+submit: setup ## ALGO= [DATASETS= PROTOCOL= PLUGIN= ARGS=]: check, run what is missing, write a submission
+	$(call need,ALGO,mine)
+	@$(RUN) submit $(ALGO) $(if $(DATASETS),--datasets $(DATASETS)) $(plugins) \
+	  --protocol $(PROTOCOL) $(ARGS)
+
+verify: setup ## [SUBMISSION= LEVEL=1 BASE= RUN_CODE=1 PLUGIN= ARGS=]: is what was submitted true
+	@$(RUN) verify $(SUBMISSION) $(if $(LEVEL),--level $(LEVEL)) $(if $(BASE),--base $(BASE)) \
+	  $(if $(RUN_CODE),--run-code) $(plugins) $(ARGS)
 
 leaderboard: setup ## [ARGS="--view summary --format latex"]: the board of the committed records
 	@$(RUN) leaderboard $(ARGS)

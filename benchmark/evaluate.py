@@ -106,6 +106,20 @@ def rollout_group(
     return _roll(task, group, n_seeds, seeds, deterministic, progress)
 
 
+def exact(task: Task, table: Array) -> dict[str, float]:
+    """Exact metrics of a finite game's policy pi[h, o, a]: its value in the limit and, where that
+    ranks, its exploitability. The task must have a model.
+    """
+    from benchmark.envs.meanfield import solve
+
+    model = task.model()
+    assert model is not None
+    metrics = {"value": float(solve.policy_value(model, table))}
+    if task.spec.metric == "exploitability":
+        metrics["exploitability"] = float(solve.exploitability(model, table))
+    return metrics
+
+
 def _roll(
     task: Task,
     policy: Policy,

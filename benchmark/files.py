@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,33 @@ def atomic_path(path: Path | str, *, exclusive: bool = False) -> Iterator[Path]:
         raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder of the same name elsewhere; on a clean exit it becomes `path`, on any
+    error it is removed.
+
+    Raises UserError where `path` exists, the disk is full or the folder cannot be written.
+    """
+    if path.exists():
+        raise UserError(f"{path} is there already; it was left alone.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        around = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    except OSError as error:
+        raise write_error(path, error) from error
+    temporary = around / path.name
+    try:
+        temporary.mkdir(mode=0o755)
+        yield temporary
+        fsync_folder(temporary)
+        os.rename(temporary, path)  # fails where another writer was first
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
 
 
 def write_bytes(path: Path | str, data: bytes, *, exclusive: bool = False) -> None:

@@ -18,7 +18,7 @@ RECIPE_SEEDS = range(1_000, 2_000)
 TUNING_SEEDS = range(2_000, 3_000)
 EVALUATION_SEEDS = range(10_000, 500_000)
 REFERENCE_SEEDS = range(500_000, 1_000_000)
-VERIFICATION_SEED = 1_000_000  # fresh verification seeds are drawn at or above this
+VERIFICATION_SEEDS = range(1_000_000, 1_000_000_000)  # drawn afresh by each verification
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from benchmark import files
+from benchmark.errors import UserError
 from benchmark.record import Provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,6 +105,14 @@ def _code(path: Path) -> bytes:
     lines = text.splitlines(keepends=True)
     first = tree.body[0]
     return "".join(lines[: first.lineno - 1] + lines[first.end_lineno :]).encode()
+
+
+def plugin_sha256(path: Path) -> str:
+    """`code_sha256` of the algorithm in a plug-in file, read and never imported."""
+    try:
+        return files.sha256(f"{path.name} {files.sha256(_code(path))}".encode())
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"plug-in {path} cannot be read as Python: {error}.") from error
 
 
 def _imported_modules(path: Path) -> set[str]:

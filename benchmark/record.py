@@ -4,6 +4,7 @@ nothing normalised is stored.
 
 from __future__ import annotations
 
+import functools
 import json
 from array import array
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark import files
+from benchmark import files, strict
 from benchmark.errors import UserError
 
 SCHEMA = 1
@@ -137,47 +138,18 @@ class Record:
         return root / where / self.algo / f"{self.protocol}-seed{self.seed}-{self.key[:12]}.json"
 
 
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"field {key!r} stands twice")
-    return dict(pairs)
+@functools.cache
+def _adapter() -> Any:
+    return strict.strictly(Record, Cost, Provenance, Tuning)
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a finite number")
-
-
-def parse(text: str, source: str = "record") -> Record:
+def parse(text: str | bytes, source: str = "record") -> Record:
     """A record from its JSON text; strict: unknown or doubled fields, NaN and bools as numbers are
     refused.
 
     Raises UserError that names `source`, the field and the reason.
     """
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-    if len(text) > MAX_BYTES:
-        raise UserError(f"{source} is {len(text)} bytes long, expected at most {MAX_BYTES}.")
-    try:
-        json.loads(text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source} is not a valid record: {error}.") from error
-    global _adapter
-    if _adapter is None:
-        for kind in (Cost, Provenance, Tuning, Record):
-            # type: ignore[attr-defined]
-            strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-            setattr(kind, "__pydantic_config__", strict)  # noqa: B010
-        _adapter = TypeAdapter(Record)
-    try:
-        record: Record = _adapter.validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise UserError(
-            f"{source} is not a valid record: {where}: {first['msg'].lower()}."
-        ) from error
+    record: Record = strict.parse(text, _adapter(), source, "record", MAX_BYTES)
     if record.schema != SCHEMA:
         raise UserError(f"{source} has schema {record.schema}, this suite reads schema {SCHEMA}.")
     if record.status == "ok" and len(record.team_returns) != len(record.returns):
@@ -191,9 +163,6 @@ def parse(text: str, source: str = "record") -> Record:
             f" {len(record.returns)} episodes."
         )
     return record
-
-
-_adapter: Any = None
 
 
 def to_json(record: Record) -> str:

@@ -63,6 +63,14 @@ def task(task_id: str) -> Task:
 
 # ----------------------------------------------------------------------------------------
 # algorithms
+def check_name(name: str, what: str) -> None:
+    """Raise UserError, which opens with `what`, for a name that no algorithm may have."""
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{what}: found {name!r}, expected lower-case letters, digits and _, such as my_algo."
+        )
+
+
 class Algorithms:
     """The algorithms of one package, of installed plug-ins and of plug-in files."""
 
@@ -79,11 +87,16 @@ class Algorithms:
         installed = {entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
         return sorted(own | installed | set(self.plugins))
 
+    def shipped(self, name: str) -> bool:
+        """Whether the package itself has an algorithm of this name; nothing is imported."""
+        file = Path(self.package.__path__[0]) / f"{name}.py"
+        return bool(_NAME.fullmatch(name)) and file.exists()
+
     def cls(self, name: str) -> type[Algorithm]:
         """The Algorithm subclass called `name`; the module is imported only now."""
         if name in self.plugins:
             module = self._plugin(name)
-        elif _NAME.fullmatch(name) and (Path(self.package.__path__[0]) / f"{name}.py").exists():
+        elif self.shipped(name):
             module = importlib.import_module(f"{self.package.__name__}.{name}")
         else:
             entries = importlib.metadata.entry_points(group=ENTRY_POINTS, name=name)
@@ -104,11 +117,7 @@ class Algorithms:
 
     def _plugin(self, name: str) -> ModuleType:
         path = self.plugins[name]
-        if not _NAME.fullmatch(name):
-            raise UserError(
-                f"plug-in {path}: the file's name is the algorithm's name, expected lower-case"
-                f" letters, digits and _ (such as my_algo.py), found {path.name!r}."
-            )
+        check_name(name, f"plug-in {path}: the file's name is the algorithm's name")
         module_name = f"offline_marl_plugin_{name}"
         if module_name in sys.modules:
             return sys.modules[module_name]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import math
 import resource
 import time
@@ -25,15 +24,15 @@ from benchmark import files, online, provenance, record
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Dataset
 from benchmark.errors import UserError
-from benchmark.evaluate import Evaluation, rollout_group
+from benchmark.evaluate import Evaluation, exact, rollout_group
+from benchmark.policy import policy_tables
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
 from benchmark.record import Cost, Record
 from benchmark.task import Task, TaskSpec
 from benchmark.tracking import Sink
-from benchmark.train import Progress, Run, Surviving, Trainer, blame
+from benchmark.train import THREADS, Progress, Run, Surviving, Trainer, blame
 
 COLUMNS = ("parameters", "sampler_steps")  # costs of an algorithm that have a column of their own
-THREADS = 1  # per process: bits depend on the count, and small networks gain nothing from a second
 
 
 def plan(
@@ -205,26 +204,6 @@ def only_process(folder: Path, patience: float = 10.0) -> Iterator[None]:
         yield
 
 
-def _exact(run: Run, group: Algorithm) -> list[dict[str, float]]:
-    """Exact metrics of every seed, where the game is finite and has a policy table; else empty."""
-    model = run.task.model()
-    if model is None:
-        return [{} for _ in run.seeds]
-    try:
-        tables = np.asarray(group.policy_table())
-    except NotImplementedError:
-        return [{} for _ in run.seeds]
-    from benchmark.envs.meanfield import solve
-
-    found = []
-    for table in tables:
-        metrics = {"value": float(solve.policy_value(model, table))}
-        if run.task.spec.metric == "exploitability":
-            metrics["exploitability"] = float(solve.exploitability(model, table))
-        found.append(metrics)
-    return found
-
-
 def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> list[Record]:
     """Roll out the last checkpoint on the protocol's evaluation seeds and make the records."""
     group, failed, spec = trainer.group, trainer.failed, run.task.spec
@@ -236,10 +215,11 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
         with blame(run.row, "act"):
             policy = Surviving(group, run.seeds, failed)
             evaluation = rollout_group(run.task, policy, k, seeds, progress=progress.evaluate)
-    ends = np.cumsum([0] + [part.n_agents for part in spec.groups])
     team = spec.team(evaluation.returns)  # [K, E]
+    by_group = spec.by_group(evaluation.returns)  # [K, E, G]
     with blame(run.row, "policy_table"):
-        exact = _exact(run, group)
+        tables = policy_tables(run.task, group)
+        metrics = [{} if table is None else exact(run.task, table) for table in tables]
     cost = group.cost()
     common = Cost(
         train_seconds=trainer.train_seconds / k,
@@ -290,19 +270,15 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
         if str(seed) in failed:
             made.append(replace(base, seed=seed, status="failed", reason=failed[str(seed)]))
             continue
-        by_group = [
-            evaluation.returns[i, :, a:b].mean(-1)  # [E]
-            for a, b in itertools.pairwise(ends)
-        ]
         made.append(
             replace(
                 base,
                 seed=seed,
-                returns=np.stack(by_group, -1).tolist(),
+                returns=by_group[i].tolist(),
                 team_returns=team[i].tolist(),
                 outcomes={name: x[i].tolist() for name, x in evaluation.outcomes.items()},
                 curve=trainer.curves[i],
-                exact=exact[i],
+                exact=metrics[i],
             )
         )
     return made

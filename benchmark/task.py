@@ -9,6 +9,7 @@ two equal step by step.
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from abc import ABC, abstractmethod
@@ -98,6 +99,11 @@ class TaskSpec:
         if self.team_return == "sum":
             return returns.sum(-1)
         return returns[..., int(self.team_return.rsplit("_", 1)[1])]
+
+    def by_group(self, returns: Array) -> Array:
+        """Means over the agents of each group, from per-agent returns: [..., N] -> [..., G]."""
+        ends = np.cumsum([0] + [part.n_agents for part in self.groups])
+        return np.stack([returns[..., a:b].mean(-1) for a, b in itertools.pairwise(ends)], -1)
 
     def properties(self) -> frozenset[str]:
         """What `Algorithm.requires` is compared with."""

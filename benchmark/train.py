@@ -25,6 +25,7 @@ from benchmark.record import Curve, Tuning
 from benchmark.task import Array, Task
 from benchmark.tracking import Sink, Tracker
 
+THREADS = 1  # per process: bits depend on the count, and small networks gain nothing from a second
 LOG_POINTS = 100  # losses are read, and NaN is looked for, this often in a run
 
 

@@ -56,3 +56,20 @@ def command(*arguments: object) -> list[str]:
 def bench(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """`python -m benchmark ...` to its end."""
     return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.fixture(scope="session")
+def foreign(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A submission of an algorithm from outside of the checkout: three seeds, one run each."""
+    from tests.submitting import NAME, stranger, submitted
+
+    where = tmp_path_factory.mktemp("foreign")
+    return submitted(NAME, where, "--plugin", str(stranger(where)), protocol="quick")
+
+
+@pytest.fixture(scope="session")
+def shipped(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A submission of an algorithm whose code this checkout has, with a policy table."""
+    from tests.submitting import submitted
+
+    return submitted("bc", tmp_path_factory.mktemp("shipped"))

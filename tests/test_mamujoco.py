@@ -20,7 +20,7 @@ from benchmark.envs.mamujoco.bodies import PARTITIONS
 from benchmark.envs.mamujoco.simulator import HORIZON
 from benchmark.errors import UserError
 from benchmark.evaluate import rollout
-from benchmark.protocol import VERIFICATION_SEED
+from benchmark.protocol import VERIFICATION_SEEDS
 from benchmark.reference import UniformPolicy
 from benchmark.task import Array, Step, Task
 from datasets import cardfile
@@ -179,7 +179,7 @@ def test_behaviours_are_in_order_and_as_good_as_their_curve_says(folder: str) ->
     policies |= {
         n: load_actor(BEHAVIOURS / folder / f"{n}.safetensors") for n in ("medium", "expert")
     }
-    seeds = range(VERIFICATION_SEED, VERIFICATION_SEED + 3)
+    seeds = VERIFICATION_SEEDS[:3]
     reached = {
         name: game.spec.team(rollout(game, policy, seeds, deterministic=False)).mean()
         for name, policy in policies.items()

@@ -11,7 +11,7 @@ import pytest
 import datasets
 from benchmark import registry
 from benchmark.envs.meanfield.solve import policy_value
-from benchmark.protocol import VERIFICATION_SEED
+from benchmark.protocol import VERIFICATION_SEEDS
 from datasets import cardfile
 from datasets.recipes import meanfield
 
@@ -38,7 +38,7 @@ def test_every_episode_has_a_policy_and_a_seed_of_its_own(home: Path) -> None:
         data = make(dataset)
         assert data.policy.tolist() == list(range(30))
         assert len(set(data.seeds.tolist())) == 30
-        assert data.seeds.min() >= VERIFICATION_SEED + 2**39
+        assert data.seeds.min() >= VERIFICATION_SEEDS.start + 2**39
         logp = data.arrays["steps/agents/logp"][data.starts[:-1]]
         assert len(np.unique(logp[:, 0])) == 30
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+SUBMISSIONS = Path(__file__).resolve().parents[2] / "leaderboard" / "submissions"
 ProtocolName = Literal["smoke", "quick", "full"]
 Config = Annotated[tuple[str, ...], tyro.conf.Suppress]  # `--config.name value` pairs
 
@@ -188,6 +189,16 @@ class Check:
 
 
 @dataclass(frozen=True)
+class New:
+    """Write the start of an algorithm: a file that passes the checks and trains."""
+
+    algo: tyro.conf.Positional[str]
+    """Name of the algorithm: lower-case letters, digits and _."""
+    plugin: Path | None = None
+    """File to write, outside of the checkout; default: algorithms/ALGO.py."""
+
+
+@dataclass(frozen=True)
 class ReferenceScores:
     """Measure the fixed references of a task (random, expert, exact values) and write them."""
 
@@ -300,6 +311,76 @@ class Render:
     """Folder; default: runs/render, with --all leaderboard/figures/tasks."""
 
 
+@dataclass(frozen=True)
+class Play:
+    """Evaluate a checkpoint on seeds of your own."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A run's checkpoint, under runs/checkpoints."""
+    first: int = 10_000
+    """Seed of the first episode."""
+    episodes: int = 100
+    """Episodes, one a seed."""
+    plugin: tuple[str, ...] = ()
+    """Python files with algorithms from outside the checkout."""
+    out: Path | None = None
+    """Folder for the traces of actions."""
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Check an algorithm, run what is missing, and write a submission: records, checkpoints, traces
+    of actions, a report.
+    """
+
+    algos: tyro.conf.Positional[tuple[str, ...]]
+    """One algorithm, or variants of it: algorithm.variant."""
+    datasets: tuple[str, ...] = ()
+    """Dataset ids; task ids for online algorithms; default: the algorithm's main one."""
+    protocol: ProtocolName = "quick"
+    """How much to run; the seeds are the protocol's."""
+    plugin: tuple[str, ...] = ()
+    """Python files with algorithms from outside the checkout."""
+    author: str = ""
+    """Who submits, as the board may show it."""
+    code: str = ""
+    """https address of the algorithm's code."""
+    submissions: Path = SUBMISSIONS
+    """Folder of submissions."""
+    out: Path = Path("runs")
+    """Folder of checkpoints and records."""
+    workers: int = 0
+    """Processes at once; 0: one per core."""
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Verify submissions and the committed records; exit code 1 where anything is wrong."""
+
+    submissions: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Ids, such as mine-v1; default: all, and the committed records."""
+    level: Literal[0, 1, 2, 3] = 1
+    """1: schema, hashes, sums; 2: play traces and checkpoints; 3: train a seed again."""
+    root: Path = SUBMISSIONS
+    """Folder of submissions."""
+    record: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write what was found to verification.json, from which the board takes levels."""
+    base: str = ""
+    """A git commit: since then submissions may only have been added."""
+    maintainer: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --base: new verifications are allowed."""
+    run_code: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Level 3: yes, run the algorithm's code, in a process with limits."""
+    plugin: tuple[str, ...] = ()
+    """Level 3: the file of an algorithm from outside the checkout."""
+    seed: int = 0
+    """Level 3: the training seed to train again, with its group."""
+    hours: float = 1.0
+    """Level 3: processor time of a run at most."""
+    memory_gb: float = 16.0
+    """Level 3: address space of a run at most."""
+
+
 # Name of a command -> its options, and the job that runs them: module.function in this package
 COMMANDS: dict[str, Any] = {
     "bench": Bench,
@@ -310,8 +391,12 @@ COMMANDS: dict[str, Any] = {
     "export": Export,
     "datasets": Datasets,
     "lint": Lint,
+    "new": New,
     "check": Check,
     "reference": ReferenceScores,
+    "play": Play,
+    "submit": Submit,
+    "verify": Verify,
     "leaderboard": Leaderboard,
     "plots": Plots,
     "site": Site,
@@ -328,8 +413,12 @@ JOBS = {
     Export: "importing.export",
     Datasets: "data.catalogue",
     Lint: "data.lint",
+    New: "new.run",
     Check: "check.run",
     ReferenceScores: "check.reference",
+    Play: "play.run",
+    Submit: "submit.run",
+    Verify: "verify.run",
     Leaderboard: "board.table",
     Plots: "plots.run",
     Site: "board.site",
