@@ -50,10 +50,10 @@ train: setup ## ALGO= DATASET= [SEEDS= PROTOCOL= ARGS=]: one row on one dataset,
 	$(call need,DATASET,mpe/spread/medium-v1)
 	@$(RUN) train $(ALGO) $(DATASET) $(common)
 
-grid: setup ## ALGOS= DATASETS= [SEEDS= PROTOCOL= ARGS=]: many runs, resumable
+grid: setup ## ALGOS= DATASETS= [SEEDS= PROTOCOL= EXECUTOR=ray ARGS=]: many runs, resumable
 	$(call need,ALGOS,"bc matd3bc")
 	$(call need,DATASETS,"mpe/spread/medium-v1")
-	@$(RUN) grid --algos $(ALGOS) --datasets $(DATASETS) $(common)
+	@$(RUN) grid --algos $(ALGOS) --datasets $(DATASETS) $(if $(EXECUTOR),--executor $(EXECUTOR)) $(common)
 
 data: setup ## DATASET= or ALL=1: make datasets from their recipes (ALL: the small ones; goes on)
 	@$(RUN) data $(DATASET) $(if $(ALL),--all) $(ARGS)

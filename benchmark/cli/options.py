@@ -76,7 +76,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Grid:
-    """Run many algorithms on many datasets in local processes; skips what is finished."""
+    """Run many algorithms on many datasets, here or on a Ray cluster; skips what is finished."""
 
     algos: tuple[str, ...]
     """Rows: algorithm or algorithm.variant."""
@@ -94,6 +94,14 @@ class Grid:
     """Folder of records; default: records under --out."""
     workers: int = 0
     """Processes at once; 0: one per core."""
+    executor: Literal["local", "ray"] = "local"
+    """Where: this machine, or the Ray cluster at RAY_ADDRESS (none: one is started here)."""
+    lease: float = 120.0
+    """Seconds after which the jobs of a grid that gives no sign of life are taken over."""
+    patience: float = 6.0
+    """Hours after which a job that gives no sign of life is ended, and tried again."""
+    preview: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say what would be run and what it may cost, and stop."""
     config: Config = ()
 
 
@@ -275,7 +283,7 @@ COMMANDS: dict[str, Any] = {
 JOBS = {
     Bench: "bench.run",
     Train: "bench.train",
-    Grid: "bench.grid",
+    Grid: "grid.run",
     Data: "data.make",
     Import: "importing.run",
     Export: "importing.export",
