@@ -19,7 +19,7 @@ need = $(if $($(1)),,$(error $(1) is missing; expected for example: make $@ $(1)
 plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
 common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
 
-.PHONY: help setup bench train grid data datasets check reference leaderboard plots site readme \
+.PHONY: help setup bench train grid profile data datasets check reference leaderboard plots site readme \
         render perf lint test test-slow clean
 
 help: ## list the targets
@@ -54,6 +54,10 @@ grid: setup ## ALGOS= DATASETS= [SEEDS= PROTOCOL= EXECUTOR=ray ARGS=]: many runs
 	$(call need,ALGOS,"bc matd3bc")
 	$(call need,DATASETS,"mpe/spread/medium-v1")
 	@$(RUN) grid --algos $(ALGOS) --datasets $(DATASETS) $(if $(EXECUTOR),--executor $(EXECUTOR)) $(common)
+
+profile: setup ## ALGO= [DATASET= TASK= ARGS=]: where an update's time goes, beside its floor
+	$(call need,ALGO,matd3bc)
+	@$(RUN) profile $(ALGO) $(if $(DATASET),--dataset $(DATASET)) $(if $(TASK),--task $(TASK)) $(common)
 
 data: setup ## DATASET= or ALL=1: make datasets from their recipes (ALL: the small ones; goes on)
 	@$(RUN) data $(DATASET) $(if $(ALL),--all) $(ARGS)

@@ -14,7 +14,7 @@ import algorithms
 import datasets
 from benchmark import launch, registry
 from benchmark.cli import ROOT, board, parse_config
-from benchmark.cli.options import Bench, Grid, Train
+from benchmark.cli.options import Bench, Grid, Profile, Train
 from benchmark.errors import UserError, unknown_name
 from benchmark.protocol import protocol
 
@@ -38,7 +38,7 @@ def is_task(source: str) -> bool:
 
 
 def plan(
-    row: str, source: str, options: Bench | Train | Grid, config: Sequence[str] = ()
+    row: str, source: str, options: Bench | Train | Grid | Profile, config: Sequence[str] = ()
 ) -> list[Run]:
     """The runs of a row on a dataset, which must have been made; of an online row, on a task."""
     from benchmark import runner
@@ -83,7 +83,7 @@ def task_of(data: Dataset) -> Task:
         ) from None
 
 
-def default_source(row: str, options: Bench) -> str:
+def default_source(row: str, options: Bench | Profile) -> str:
     """The dataset of a bench: --dataset, else the medium tier of --task, or two modes of a probe,
     else the method's main one. Of an online row, the task.
     """

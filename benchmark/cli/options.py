@@ -106,6 +106,29 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """Say where the time of an update goes, beside the floor of its matrix products."""
+
+    algo: tyro.conf.Positional[str]
+    """Name of an algorithm, or algorithm.variant."""
+    dataset: str = ""
+    """Dataset id, namespace/name/tier-vN; default: the algorithm's main one."""
+    task: str = ""
+    """Task id: its medium data are taken."""
+    seeds: tuple[int, ...] = ()
+    """Training seeds, of which the first group is measured; default: the protocol's."""
+    protocol: ProtocolName = "quick"
+    """Whose settings."""
+    plugin: tuple[str, ...] = ()
+    """Python files with algorithms from outside the checkout."""
+    out: Path = Path("runs")
+    """Folder of checkpoints and records; nothing is written."""
+    seconds: float = 2.0
+    """Processor time for each of sampling, updates and floor."""
+    config: Config = ()
+
+
+@dataclass(frozen=True)
 class Data:
     """Make datasets from their recipes."""
 
@@ -267,6 +290,7 @@ COMMANDS: dict[str, Any] = {
     "bench": Bench,
     "train": Train,
     "grid": Grid,
+    "profile": Profile,
     "data": Data,
     "import": Import,
     "export": Export,
@@ -284,6 +308,7 @@ JOBS = {
     Bench: "bench.run",
     Train: "bench.train",
     Grid: "grid.run",
+    Profile: "profile.run",
     Data: "data.make",
     Import: "importing.run",
     Export: "importing.export",
