@@ -11,6 +11,7 @@ import contextlib
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -257,6 +258,9 @@ class OnRay:
         passed = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
         path = {"PYTHONPATH": str(ROOT)}
         try:
+            host, _, port = address.rpartition(":")
+            if port.isdecimal() and "//" not in host:  # Ray itself would ask for minutes
+                socket.create_connection((host, int(port)), timeout=10.0).close()
             ray.init(
                 address=address,
                 runtime_env={"env_vars": passed | path},
