@@ -20,7 +20,7 @@ plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
 common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
 
 .PHONY: help setup bench train grid profile data datasets check reference leaderboard plots site readme \
-        render perf soak lint test test-slow clean
+        render perf perf-tables soak lint test test-slow clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -88,9 +88,12 @@ readme: setup ## fill the README's tables and figures from the committed records
 render: setup ## TASK= [POLICY="random expert"] or ALL=1: a GIF and a PNG of a task, or of all
 	@$(RUN) render $(TASK) $(if $(POLICY),--policy $(POLICY)) $(if $(ALL),--all) $(ARGS)
 
-perf: setup ## measure tasks, datasets, loader and more against plain counterparts [ARGS=--record]
-	@for name in tasks datasets loader team; do $(BIN)/python tests/perf/bench_$$name.py $(ARGS); done
-	@for name in evaluate hierarchy startup; do $(BIN)/python tests/perf/bench_$$name.py; done
+perf: setup ## [FULL=1 ARGS="--only loader --record"]: goals of speed and memory, met or missed
+	@$(BIN)/python -m tests.perf $(if $(FULL),--full) $(ARGS)
+
+perf-tables: setup ## time every task, dataset, loader and team algorithm [ARGS=--record]
+	@for name in tasks datasets loader team; do $(BIN)/python -m tests.perf.bench_$$name $(ARGS); done
+	@for name in evaluate hierarchy startup; do $(BIN)/python -m tests.perf.bench_$$name; done
 
 soak: setup ## [MINUTES=30 ARGS=--record]: sweeps and trainings under kills, and mutants of files
 	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
