@@ -222,13 +222,13 @@ def board_lines(grid: Grid) -> list[str]:
     for running in grid.running.values():
         step = running.step
         if step is None:
-            lines.append(f"  {running.job.label:32} starting")
+            lines.append(f"{'starting':>33} {clock(now - running.begun)}  {running.job.label}")
             continue
         share = step.done / max(step.total, 1)
-        bar = "#" * round(20 * share)
+        bar = "#" * round(15 * share)
         lines.append(
-            f"  {running.job.label:32} {step.phase:10} [{bar:20}] {share:4.0%}"
-            f" {clock(now - running.begun)}  {step.text}"
+            f"{step.phase:>10} {share:4.0%} [{bar:15}] {clock(now - running.begun)}"
+            f"  {running.job.label}  {step.text}"
         )
     return lines
 

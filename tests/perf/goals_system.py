@@ -185,3 +185,21 @@ def startup(full: bool) -> Iterator[Row]:
                 spent[kind].append(time.perf_counter() - begun)
         seconds, floor = (round(statistics.median(spent[kind]), 3) for kind in ("ours", "empty"))
         yield Row(f"wall time of {name}", "<=", goal, seconds, unit="s", floor=floor)
+
+
+def grid(full: bool) -> Iterator[Row]:
+    """Sixty small jobs in two processes, against the same in one; wall time, on an idle machine."""
+    if not full:
+        return
+    rows = ["--algos", "bc", "random", "--datasets", "meanfield/squeeze-n100/medium-v1"]
+    words = [sys.executable, "-m", "benchmark", "grid", *rows, "--protocol", "smoke", "--seeds"]
+    spent = {}
+    for workers in (2, 1):
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.perf_counter()
+            options = [*map(str, range(30)), "--workers", str(workers), "--out", folder]
+            subprocess.run([*words, *options], check=True, capture_output=True, cwd=ROOT)
+            spent[workers] = time.perf_counter() - begun
+    note = f"{spent[1]:.0f} s to {spent[2]:.0f} s"
+    value = round(spent[1] / spent[2], 2)
+    yield Row("60 jobs in 2 processes: in 1", ">=", 1.8, value, floor=2.0, note=note)
