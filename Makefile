@@ -19,8 +19,8 @@ need = $(if $($(1)),,$(error $(1) is missing; expected for example: make $@ $(1)
 plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
 common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
 
-.PHONY: help setup bench train grid data datasets new check reference submit verify leaderboard \
-        plots claims site readme render perf lint test test-slow clean
+.PHONY: help setup bench train grid profile data datasets new check reference submit verify \
+        leaderboard plots claims site readme render perf perf-tables soak lint test test-slow clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -50,10 +50,14 @@ train: setup ## ALGO= DATASET= [SEEDS= PROTOCOL= ARGS=]: one row on one dataset,
 	$(call need,DATASET,mpe/spread/medium-v1)
 	@$(RUN) train $(ALGO) $(DATASET) $(common)
 
-grid: setup ## ALGOS= DATASETS= [SEEDS= PROTOCOL= ARGS=]: many runs, resumable
+grid: setup ## ALGOS= DATASETS= [SEEDS= PROTOCOL= EXECUTOR=ray ARGS=]: many runs, resumable
 	$(call need,ALGOS,"bc matd3bc")
 	$(call need,DATASETS,"mpe/spread/medium-v1")
-	@$(RUN) grid --algos $(ALGOS) --datasets $(DATASETS) $(common)
+	@$(RUN) grid --algos $(ALGOS) --datasets $(DATASETS) $(if $(EXECUTOR),--executor $(EXECUTOR)) $(common)
+
+profile: setup ## ALGO= [DATASET= TASK= ARGS=]: where an update's time goes, beside its floor
+	$(call need,ALGO,matd3bc)
+	@$(RUN) profile $(ALGO) $(if $(DATASET),--dataset $(DATASET)) $(if $(TASK),--task $(TASK)) $(common)
 
 data: setup ## DATASET= or ALL=1: make datasets from their recipes (ALL: the small ones; goes on)
 	@$(RUN) data $(DATASET) $(if $(ALL),--all) $(ARGS)
@@ -100,9 +104,15 @@ readme: setup ## fill the README's tables and figures from the committed records
 render: setup ## TASK= [POLICY="random expert"] or ALL=1: a GIF and a PNG of a task, or of all
 	@$(RUN) render $(TASK) $(if $(POLICY),--policy $(POLICY)) $(if $(ALL),--all) $(ARGS)
 
-perf: setup ## measure tasks, datasets, loader and more against plain counterparts [ARGS=--record]
-	@for name in tasks datasets loader team; do $(BIN)/python tests/perf/bench_$$name.py $(ARGS); done
-	@for name in evaluate hierarchy startup; do $(BIN)/python tests/perf/bench_$$name.py; done
+perf: setup ## [FULL=1 ARGS="--only loader --record"]: goals of speed and memory, met or missed
+	@$(BIN)/python -m tests.perf $(if $(FULL),--full) $(ARGS)
+
+perf-tables: setup ## time every task, dataset, loader and team algorithm [ARGS=--record]
+	@for name in tasks datasets loader team; do $(BIN)/python -m tests.perf.bench_$$name $(ARGS); done
+	@for name in evaluate hierarchy startup; do $(BIN)/python -m tests.perf.bench_$$name; done
+
+soak: setup ## [MINUTES=30 ARGS=--record]: sweeps and trainings under kills, and mutants of files
+	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

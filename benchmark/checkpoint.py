@@ -7,6 +7,7 @@ has been read back.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -73,9 +74,19 @@ def save(path: Path, state: dict[str, Any]) -> str:
     from safetensors.torch import save as to_bytes
 
     tree, tensors = flatten(state)
-    data = to_bytes(tensors, metadata={"state": json.dumps(tree)})
+    text = json.dumps(tree)
+    data = to_bytes(tensors, metadata={"state": text, "sha256": _digest(text, tensors)})
     files.write_bytes(path, data)
     return files.sha256(data)
+
+
+def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    """sha256 of the plain values and the tensors; safetensors itself notices no flipped bit."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -88,6 +99,8 @@ def load(path: Path) -> dict[str, Any]:
         with safe_open(str(path), framework="pt") as handle:
             metadata = handle.metadata() or {}
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+        if metadata["sha256"] != _digest(metadata["state"], tensors):
+            raise ValueError("its content does not match its hash")
         state: dict[str, Any] = unflatten(json.loads(metadata["state"]), tensors)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise UserError(

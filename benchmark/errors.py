@@ -13,6 +13,22 @@ class UserError(Exception):
     name, the nearest right one.
     """
 
+    code = 2  # of the process that ends with it
+
+
+class RunError(UserError):
+    """A run that broke in its algorithm's own code, or ran out of memory: trying it again the same
+    way ends the same way, and a grid records it as failed.
+    """
+
+    code = 3
+
+
+class BusyError(UserError):
+    """Another process holds what is needed; trying again later may go well."""
+
+    code = 75  # EX_TEMPFAIL of sysexits.h
+
 
 def unknown_name(kind: str, name: str, choices: Iterable[str], hint: str = "") -> UserError:
     """Error for a name that is not in `choices`, with the nearest valid one:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise write_error(path, error) from error
     finally:
         shutil.rmtree(around, ignore_errors=True)
+
+
+def sweep(folder: Path, older_than: float) -> int:
+    """Remove what killed writers left under a folder; returns how many files. Younger ones, in
+    seconds, may belong to a writer at work.
+    """
+    swept = 0
+    for path in folder.rglob(TEMPORARY + "*"):
+        try:
+            if time.time() - path.stat().st_mtime > older_than:
+                path.unlink()
+                swept += 1
+        except OSError:  # its writer has just ended
+            continue
+    return swept
 
 
 def write_bytes(path: Path | str, data: bytes, *, exclusive: bool = False) -> None:

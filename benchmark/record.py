@@ -205,13 +205,16 @@ def read_all(roots: Iterable[Path], *, for_boards: bool = False) -> list[Record]
     )
 
 
-def write(record: Record, root: Path) -> Path:
-    """Write a record under `root`, by its own name; returns the path."""
+def write(record: Record, root: Path, *, exclusive: bool = False) -> Path:
+    """Write a record under `root`, by its own name; returns the path.
+
+    exclusive: a record that is there already is kept, and FileExistsError is raised.
+    """
     path = record.path(root)
     text = to_json(record)
     if len(text) > MAX_BYTES:
         raise UserError(
             f"the record of {record.algo} is {len(text)} bytes long, at most {MAX_BYTES} may be."
         )
-    files.write_text(path, text)
+    files.write_text(path, text, exclusive=exclusive)
     return path

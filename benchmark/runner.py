@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import math
 import resource
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ import torch
 from benchmark import files, online, provenance, record
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Dataset
-from benchmark.errors import UserError
+from benchmark.errors import BusyError, UserError
 from benchmark.evaluate import Evaluation, exact, rollout_group
 from benchmark.policy import policy_tables
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
@@ -141,15 +142,18 @@ def check_device(device: str) -> None:
 def find_records(run: Run, roots: Sequence[Path]) -> list[Record] | None:
     """The finished records of a run, one per seed, or None where any is missing."""
     found = []
-    for seed in run.seeds:
-        name = f"{run.protocol.name}-seed{seed}-{run.key[:12]}.json"
-        where = run.data.id if run.data else f"{run.task.spec.id}/none"
-        paths = [root / where / run.row / name for root in roots]
+    for paths in zip(*(record_paths(run, root) for root in roots), strict=True):
         path = next((path for path in paths if path.exists()), None)
         if path is None:
             return None
         found.append(record.read(path))
     return found
+
+
+def record_paths(run: Run, root: Path) -> list[Path]:
+    """Where the records of a run's seeds stand under a folder of records, once it is finished."""
+    where = root / (run.data.id if run.data else f"{run.task.spec.id}/none") / run.row
+    return [where / f"{run.protocol.name}-seed{seed}-{run.key[:12]}.json" for seed in run.seeds]
 
 
 def execute(
@@ -173,10 +177,32 @@ def execute(
         kind = online.OnlineTrainer if run.variant.track in online.TRACKS else Trainer
         trainer = kind(run, sinks, checkpoint_seconds, progress)
         digest = trainer.fit()
-        written = _evaluate(run, trainer, digest, progress)
-        for item in written:
-            record.write(item, records)
-        return written
+        return publish(_evaluate(run, trainer, digest, progress), records)
+
+
+def publish(made: Sequence[Record], root: Path) -> list[Record]:
+    """Write records that are not there yet, and return those that stand there then. A record is
+    never replaced: where another process was first, its record is kept.
+    """
+    kept = []
+    for item in made:
+        path = item.path(root)
+        try:
+            record.write(item, root, exclusive=True)
+            kept.append(item)
+        except FileExistsError:
+            kept.append(record.read(path))
+            if (kept[-1].status, kept[-1].returns) != (item.status, item.returns):
+                print(f"note: {path} was there with other returns, and is kept.", file=sys.stderr)
+    return kept
+
+
+def fail(run: Run, reason: str, root: Path) -> list[Record]:
+    """Publish the records of a run that never ends: failed, with the reason, for every seed. Seeds
+    whose records are there keep theirs.
+    """
+    base = replace(_blank(run), status="failed", reason=reason)
+    return publish([replace(base, seed=seed) for seed in run.seeds], root)
 
 
 @contextlib.contextmanager
@@ -195,13 +221,49 @@ def only_process(folder: Path, patience: float = 10.0) -> Iterator[None]:
                 break
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise UserError(
+                    raise BusyError(
                         f"another process is working on {folder}; wait for it or end it."
                     ) from error
                 time.sleep(0.1)
         for left_over in folder.glob(files.TEMPORARY + "*"):
             left_over.unlink(missing_ok=True)
         yield
+
+
+def _blank(run: Run) -> Record:
+    """The record of a run's first seed with all that is known before it has begun."""
+    return Record(
+        key=run.key,
+        algo=run.row,
+        paper=run.cls.paper,
+        track=run.variant.track,
+        execution=run.variant.execution,
+        code_sha256=provenance.code_sha256(run.cls),
+        config=asdict(run.config),
+        steps=run.steps,
+        seed=run.seeds[0],
+        group=list(run.seeds),
+        compiled=False,
+        task=run.task.spec.id,
+        dataset=run.data.id if run.data else "",
+        dataset_sha256=run.data.content_sha256 if run.data else "",
+        rankable=run.rankable,
+        protocol=run.protocol.name,
+        protocol_version=PROTOCOL_VERSION,
+        first_episode_seed=run.protocol.evaluation_seeds()[0],
+        status="ok",
+        reason="",
+        groups=[part.name for part in run.task.spec.groups],
+        returns=[],
+        team_returns=[],
+        curve={},
+        exact={},
+        cost=Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0, 1, run.device),
+        tuning=run.tuning,
+        provenance=provenance.collect(THREADS),
+        checkpoint_sha256="",
+        notes={},
+    )
 
 
 def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> list[Record]:
@@ -232,37 +294,11 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
         device=run.device,
         extra={name: float(v) for name, v in sorted(cost.items()) if name not in COLUMNS},
     )
-    base = Record(
-        key=run.key,
-        algo=run.row,
-        paper=run.cls.paper,
-        track=run.variant.track,
-        execution=run.variant.execution,
-        code_sha256=provenance.code_sha256(run.cls),
-        config=asdict(run.config),
-        steps=run.steps,
-        seed=run.seeds[0],
-        group=list(run.seeds),
+    base = replace(
+        _blank(run),
         compiled=bool(getattr(group, "compiled", False)),
-        task=spec.id,
-        dataset=run.data.id if run.data else "",
-        dataset_sha256=run.data.content_sha256 if run.data else "",
-        rankable=run.rankable,
-        protocol=run.protocol.name,
-        protocol_version=PROTOCOL_VERSION,
-        first_episode_seed=seeds[0],
-        status="ok",
-        reason="",
-        groups=[part.name for part in spec.groups],
-        returns=[],
-        team_returns=[],
-        curve={},
-        exact={},
         cost=common,
-        tuning=run.tuning,
-        provenance=provenance.collect(THREADS),
         checkpoint_sha256=digest,
-        notes={},
         env_steps=trainer.env_steps,
     )
     made = []

@@ -19,7 +19,7 @@ import torch
 from benchmark import checkpoint, files, provenance, rng
 from benchmark.algorithm import Algorithm, Variant, build_group
 from benchmark.batch import Batch, Dataset
-from benchmark.errors import UserError
+from benchmark.errors import RunError, UserError
 from benchmark.protocol import PROTOCOL_VERSION, Protocol
 from benchmark.record import Curve, Tuning
 from benchmark.task import Array, Task
@@ -300,12 +300,19 @@ def blame(row: str, method: str) -> Iterator[None]:
         yield
     except (UserError, KeyboardInterrupt):
         raise
-    except MemoryError as error:
-        raise UserError(f"{row}: out of memory in {method}; try a smaller batch or N.") from error
     except Exception as error:
+        if out_of_memory(error):
+            what = f"{row}: out of memory in {method}; try a smaller batch or N."
+            raise RunError(what) from error
         if os.environ.get("BENCH_DEBUG"):
             raise
         text = str(error).splitlines()[0] if str(error) else ""
-        raise UserError(
+        raise RunError(
             f"{row}: {method} raised {type(error).__name__}: {text}; --debug shows the traceback."
         ) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch says so of a CPU in the text of a RuntimeError."""
+    known = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, known) or "can't allocate memory" in str(error)

@@ -35,10 +35,13 @@ INTERESTING = np.array([0, 1, 0x7F, 0x80, 0xFF], np.uint8)
 
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_layouts(tmp_path_factory.mktemp("fuzz"))
+
+
+def make_layouts(folder: Path) -> dict[str, Path]:
     """The working layout as the writer leaves it, and a shipping file in HDF5's oldest version,
     whose metadata have no checksums.
     """
-    folder = tmp_path_factory.mktemp("fuzz")
     made = {name: folder / f"{name}.hdf5" for name in ("working", "shipping")}
     for path in made.values():
         with Writer(path, SPEC, id="toy/fuzz/medium-v1") as writer:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
+import datasets
+from algorithms.diffusion_ql import DiffusionQL, DiffusionQLConfig
+from algorithms.nn.unet import TeamUNet
+from benchmark import registry
+from benchmark.checks.fixtures import toy_dataset
 from datasets.recipe import Plan, recipes
-from tests.perf import bench_datasets, bench_tasks
+from tests.perf import __main__ as perf
+from tests.perf import (
+    bench_datasets,
+    bench_loader,
+    bench_om2p,
+    bench_tasks,
+    goals_learning,
+    plain,
+)
+from tests.perf.race import Row, faster, race
 
 PERF = Path(__file__).parents[1] / "leaderboard" / "perf"
 
@@ -37,6 +57,83 @@ def test_a_dataset_is_timed_and_scaled_to_its_size(tmp_path: Path) -> None:
     assert row["episodes"] == plan.episodes()
     assert 0 < row["episodes_timed"] <= row["episodes"]
     assert row["make_seconds"] >= row["make_seconds_timed"] > 0
+
+
+def test_a_goal_is_met_or_missed() -> None:
+    assert Row("a", ">=", 3.0, 3.0).met
+    assert not Row("a", ">=", 3.0, 2.99).met
+    assert Row("a", "<=", 3.0, 2.99).line().rstrip().endswith("met")
+    absent = Row("a", "<=", 3.0, None, note="no such processor")
+    assert absent.line().endswith("missed  (no such processor)")
+
+
+def test_variants_take_turns_after_their_warm_up() -> None:
+    calls: list[str] = []
+    names = ("plain", "ours", "floor")
+    variants = {name: functools.partial(calls.append, name) for name in names}
+    times = race(variants, rounds=3, seconds=0.0, warm=2)
+    assert calls == ["plain"] * 2 + ["ours"] * 2 + ["floor"] * 2 + list(names) * 3
+    assert {name: len(spent) for name, spent in times.items()} == dict.fromkeys(names, 3)
+    times = {"plain": [8.0, 12.0, 90.0], "ours": [2.0, 4.0, 10.0], "floor": [1.0, 2.0, 1.0]}
+    row = faster("a", 2.5, times)
+    assert (row.measured, row.floor) == (4.0, 8.0)  # medians of each round's ratio
+    assert faster("a", 2.5, times, share=100).measured == 400.0
+
+
+def test_the_plain_u_net_computes_what_ours_does() -> None:
+    torch.manual_seed(0)
+    ours = TeamUNet(5, dim=16, widen=2, depth=3, embedding=8)
+    for layer in ours.attention:
+        layer.gamma.data.fill_(0.5)  # at 0 the agents would not meet
+    x, embedding = torch.randn(2, 3, 8, 5), torch.randn(2, 3, 8)
+    other = plain.PlainUNet(ours)(x, embedding)
+    torch.testing.assert_close(other, ours(x, embedding), rtol=1e-4, atol=1e-5)
+
+
+def test_the_plain_policy_acts_as_ours_does() -> None:
+    spec = registry.task("mpe/spread-v1").spec
+    algorithm = DiffusionQL(DiffusionQLConfig(width=32, denoising_steps=7), spec, (0,))
+    algorithm.prepare(toy_dataset(spec, 10), 1, [np.random.default_rng(0)])
+    obs = np.random.default_rng(0).normal(size=(3, 18)).astype(np.float32)
+    found = np.stack([plain.PlainDiffusionPolicy(algorithm, i).act(obs[i]) for i in range(3)])
+    expected = algorithm.act(obs[None, None], None, None, 0, True)[0, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_plain_loader_reads_the_same_windows(tmp_path: Path) -> None:
+    data = datasets.load_file(bench_loader.write(tmp_path / "a.hdf5", bench_loader.TEAM, 5_000))
+    file = plain.write_by_agent(tmp_path / "b.hdf5", data, compression="gzip")
+    loader = plain.PlainLoader(file, data.starts, 3)
+    obs, after, act, rew, done = loader.item(slice(25, 50))
+    np.testing.assert_array_equal(obs, data.obs[25:50].swapaxes(0, 1))
+    np.testing.assert_array_equal(after[:, :-1], data.obs[26:50].swapaxes(0, 1))
+    np.testing.assert_array_equal(act, data.act[25:50].swapaxes(0, 1))
+    np.testing.assert_array_equal(rew, data.rew[25:50].swapaxes(0, 1))
+    assert done.sum(1).tolist() == [1, 1, 1]
+    assert [list(part.shape) for part in loader.windows(4, 24)[:2]] == [[4, 3, 24, 18]] * 2
+    loader.file.close()
+
+
+def test_what_an_update_keeps_grows_with_the_chain() -> None:
+    short, long = (
+        goals_learning.saved(*bench_om2p.updater("diffusion_ql", denoising_steps=k, width=32))
+        for k in (2, 6)
+    )
+    assert 1.5 < long / short < 6.0
+
+
+def test_parts_of_the_goals_can_be_chosen(monkeypatch, capsys) -> None:
+    rows = [Row("a: b", ">=", 2.0, 3.0), Row("c: d", ">=", 4.0, 3.0)]
+    monkeypatch.setitem(perf.PARTS, "optimiser", lambda full: iter(rows))
+    monkeypatch.setattr(sys, "argv", ["perf", "--only", "optimiser"])
+    perf.main()
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in said[1:3]] == ["met", "missed"]
+    assert said[3].startswith("1 of 2 goals met")
+    monkeypatch.setattr(sys, "argv", ["perf", "--only", "optimizer"])
+    with pytest.raises(SystemExit):
+        perf.main()
+    assert "unknown part 'optimizer'; did you mean 'optimiser'?" in capsys.readouterr().err
 
 
 def test_committed_records_say_on_which_machine_and_under_what_load() -> None:

@@ -39,3 +39,15 @@ def test_the_readmes_python_runs(data_root: Path, tmp_path: Path, monkeypatch) -
         "mine.hdf5",
         "mine.toml",
     ]
+
+
+def test_the_performance_section_says_what_was_met_and_what_was_missed() -> None:
+    from benchmark.cli.readme import performance
+
+    row = {"name": "a: b", "sense": ">=", "goal": 2.0, "unit": "x", "floor": None, "note": ""}
+    machine = {"processor": "P", "cores": 2, "load_1_5_15_min": [0.5, 0.5, 0.5]}
+    goals = [row | {"measured": 3.0, "met": True}, row | {"measured": None, "met": False}]
+    text = performance({"machine": machine, "goals": goals})
+    assert "met 1 of 2 goals in one thread on P" in text
+    assert "| a: b | ≥ 2 x | 3 x |  | met |" in text
+    assert "| a: b | ≥ 2 x |  |  | missed |" in text

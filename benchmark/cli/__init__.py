@@ -21,8 +21,8 @@ PARTS = ("algorithms", "datasets", "leaderboard")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0 done, 1 something failed, 2 a user's mistake, 130
-    interrupted.
+    """Run one command; returns its exit code: 0 done, 1 something failed, 2 a user's mistake, 3 a
+    run broke, 75 another process is in the way, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.code
     except KeyboardInterrupt as error:
         said = (
             str(error) or "interrupted; nothing is broken, and the same command goes on from here."

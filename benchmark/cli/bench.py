@@ -1,4 +1,4 @@
-"""bench, train and grid: from an algorithm's name to records, a table, a plot and a page."""
+"""bench and train: from an algorithm's name to records, a table, a plot and a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import algorithms
 import datasets
 from benchmark import launch, registry
 from benchmark.cli import ROOT, board, parse_config
-from benchmark.cli.options import Bench, Grid, Train
+from benchmark.cli.options import Bench, Grid, Profile, Train
 from benchmark.errors import UserError, unknown_name
 from benchmark.protocol import protocol
 
@@ -39,7 +39,7 @@ def is_task(source: str) -> bool:
 
 
 def plan(
-    row: str, source: str, options: Bench | Train | Grid, config: Sequence[str] = ()
+    row: str, source: str, options: Bench | Train | Grid | Profile, config: Sequence[str] = ()
 ) -> list[Run]:
     """The runs of a row on a dataset, which must have been made; of an online row, on a task."""
     from benchmark import runner
@@ -84,7 +84,7 @@ def task_of(data: Dataset) -> Task:
         ) from None
 
 
-def default_source(row: str, options: Bench) -> str:
+def default_source(row: str, options: Bench | Profile) -> str:
     """The dataset of a bench: --dataset, else the medium tier of --task, or two modes of a probe,
     else the method's main one. Of an online row, the task.
     """
@@ -173,26 +173,29 @@ def jobs_of(runs: Sequence[Run], options: Bench | Grid, config: Sequence[str]) -
     return made
 
 
+def cost_of(run: Run, known: Sequence[Record]) -> tuple[float, float] | None:
+    """Core-seconds and megabytes of disk that a run may take, from records of the same row, on the
+    same dataset where there are any; None where there is none at all.
+    """
+    own = [r for r in known if r.algo == run.row and not r.failed]
+    like = [r.cost for r in own if (r.dataset or r.task) == run.source] or [r.cost for r in own]
+    if not like:
+        return None
+    each = sum(c.update_ms * run.steps / 1e3 + c.evaluate_seconds for c in like) / len(like)
+    # float32 weights, a target or EMA copy, and two moments of Adam
+    megabytes = 16e-6 * like[0].parameters * len(run.seeds)
+    return each * len(run.seeds) + 4.0, megabytes  # 4 s: start of a process
+
+
 def estimate(runs: Sequence[Run], workers: int) -> str:
     """Time and disk from records of the same rows and datasets; says so where there is none."""
     from benchmark import record
 
     known = record.read_all([RESULTS])
-    seconds, megabytes, missing = 0.0, 1.0, set()  # 1 MB: records, plot and page
-    for run in runs:
-        like = [
-            r.cost
-            for r in known
-            if (r.algo, r.dataset or r.task) == (run.row, run.source) and not r.failed
-        ]
-        like = like or [r.cost for r in known if r.algo == run.row and not r.failed]
-        if not like:
-            missing.add(run.row)
-            continue
-        each = sum(c.update_ms * run.steps / 1e3 + c.evaluate_seconds for c in like) / len(like)
-        # float32 weights, a target or EMA copy, and two moments of Adam
-        megabytes += 16e-6 * like[0].parameters * len(run.seeds)
-        seconds += each * len(run.seeds) + 4.0  # 4 s: start of a process
+    found = [(run.row, cost_of(run, known)) for run in runs]
+    seconds = sum(cost[0] for _, cost in found if cost)
+    megabytes = 1.0 + sum(cost[1] for _, cost in found if cost)  # 1 MB: records, plot and page
+    missing = {row for row, cost in found if cost is None}
     workers = max(1, min(workers or launch.cores(), len(runs)))
     text = f"about {duration(seconds / workers)} on {workers} processes, {megabytes:.0f} MB of disk"
     if missing:
@@ -269,36 +272,3 @@ def report(outcomes: Sequence[launch.Outcome]) -> int:
     for outcome in bad:
         print(f"error: {outcome.job.label}: {outcome.error or 'it failed'}", file=sys.stderr)
     return 1 if bad else 0
-
-
-def grid(options: Grid) -> int:
-    """Every row on every dataset; what is finished is skipped, a failing job does not stop the
-    others.
-    """
-    from benchmark import runner
-
-    for row in options.algos:
-        algorithms.registry(options.plugin).row(row)
-    make_data(options.datasets)
-    records = options.records or options.out / "records"
-    todo, finished, refused = [], 0, 0
-    for dataset in options.datasets:
-        for row in options.algos:
-            try:
-                runs = plan(row, dataset, options, options.config)
-            except UserError as error:
-                refused += 1
-                print(f"skipped: {error}", file=sys.stderr)
-                continue
-            for item in runs:
-                if runner.find_records(item, [records]):
-                    finished += 1
-                else:
-                    todo.append(item)
-    print(f"grid: {len(todo)} runs to do, {finished} finished before")
-    print(f"estimate: {estimate(todo, options.workers)}")
-    outcomes = launch.run_jobs(jobs_of(todo, options, options.config), options.workers)
-    code = report(outcomes)
-    done = sum(outcome.code == 0 for outcome in outcomes)
-    print(f"{done} of {len(todo)} runs done; records in {records}")
-    return code

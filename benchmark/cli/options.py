@@ -77,7 +77,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Grid:
-    """Run many algorithms on many datasets in local processes; skips what is finished."""
+    """Run many algorithms on many datasets, here or on a Ray cluster; skips what is finished."""
 
     algos: tuple[str, ...]
     """Rows: algorithm or algorithm.variant."""
@@ -95,6 +95,37 @@ class Grid:
     """Folder of records; default: records under --out."""
     workers: int = 0
     """Processes at once; 0: one per core."""
+    executor: Literal["local", "ray"] = "local"
+    """Where: this machine, or the Ray cluster at RAY_ADDRESS (none: one is started here)."""
+    lease: float = 120.0
+    """Seconds after which the jobs of a grid that gives no sign of life are taken over."""
+    patience: float = 6.0
+    """Hours after which a job that gives no sign of life is ended, and tried again."""
+    preview: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say what would be run and what it may cost, and stop."""
+    config: Config = ()
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Say where the time of an update goes, beside the floor of its matrix products."""
+
+    algo: tyro.conf.Positional[str]
+    """Name of an algorithm, or algorithm.variant."""
+    dataset: str = ""
+    """Dataset id, namespace/name/tier-vN; default: the algorithm's main one."""
+    task: str = ""
+    """Task id: its medium data are taken."""
+    seeds: tuple[int, ...] = ()
+    """Training seeds, of which the first group is measured; default: the protocol's."""
+    protocol: ProtocolName = "quick"
+    """Whose settings."""
+    plugin: tuple[str, ...] = ()
+    """Python files with algorithms from outside the checkout."""
+    out: Path = Path("runs")
+    """Folder of checkpoints and records; nothing is written."""
+    seconds: float = 2.0
+    """Processor time for each of sampling, updates and floor."""
     config: Config = ()
 
 
@@ -386,6 +417,7 @@ COMMANDS: dict[str, Any] = {
     "bench": Bench,
     "train": Train,
     "grid": Grid,
+    "profile": Profile,
     "data": Data,
     "import": Import,
     "export": Export,
@@ -407,7 +439,8 @@ COMMANDS: dict[str, Any] = {
 JOBS = {
     Bench: "bench.run",
     Train: "bench.train",
-    Grid: "bench.grid",
+    Grid: "grid.run",
+    Profile: "profile.run",
     Data: "data.make",
     Import: "importing.run",
     Export: "importing.export",

@@ -4,9 +4,10 @@ else.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from leaderboard.rows import Row
 
 README = ROOT / "README.md"
+PERF = ROOT / "leaderboard" / "perf" / "perf.json"
 FIGURES = ROOT / "leaderboard" / "figures"
 TIERS = ("random", "medium-replay", "medium", "expert")
 PAPERS = "mpe-omar/spread"  # the program behind the published tables
@@ -126,6 +128,34 @@ def beside_papers(records: list[Record]) -> str:
     return "\n".join([*lines, "", f"Comparable: {', '.join(sorted(flags))}."])
 
 
+def performance(found: dict[str, Any]) -> str:
+    """The goals of `make perf` and what was measured, from its record."""
+    machine, goals = found["machine"], found["goals"]
+    met = sum(row["met"] for row in goals)
+    load = machine["load_1_5_15_min"][0]
+
+    def cell(value: float | None, unit: str) -> str:
+        return "" if value is None else f"{value:.3g} {unit}".strip()
+
+    lines = [
+        f"`make perf` met {met} of {len(goals)} goals in one thread on {machine['processor']}",
+        f"({machine['cores']} cores, load {load:.1f} at the start). A ratio is to a plain"
+        " counterpart that takes turns with",
+        "ours in one process; the floor is its value if ours took no longer than its matrix"
+        " products, or its copies of memory.",
+        "",
+        "| ours: compared with | goal | measured | floor | |",
+        "|:---|---:|---:|---:|:---|",
+    ]
+    for row in goals:
+        sense = {">=": "≥", "<=": "≤"}[row["sense"]]
+        goal = f"{sense} {row['goal']:g} {row['unit']}".strip()
+        values = [cell(row[name], row["unit"]) for name in ("measured", "floor")]
+        word = "met" if row["met"] else "missed"
+        lines.append(f"| {row['name']} | {goal} | {' | '.join(values)} | {word} |")
+    return "\n".join(lines)
+
+
 def algorithm_table() -> str:
     """What every algorithm is, from its own file: the first sentence, the paper, the rows."""
     import inspect
@@ -196,6 +226,7 @@ def run(options: Readme) -> int:
         "published": beside_papers(everything),
         "claims": claims_table.short(found),
         "algorithms": algorithm_table(),
+        "perf": performance(json.loads(PERF.read_text())),
     }
     text = README.read_text()
     for name, block in blocks.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import algorithms
 from benchmark import checkpoint, files, policy, record, registry, trace
 from benchmark.cli import bench, board
+from benchmark.cli import grid as grids
 from benchmark.cli.options import Bench, Grid, Submit
 from benchmark.errors import UserError
 from benchmark.protocol import protocol
@@ -91,7 +92,7 @@ def finished_runs(options: Submit) -> list[Run]:
         for row in options.algos
         for item in bench.plan(row, source, grid)
     ]
-    if bench.grid(grid):
+    if grids.run(grid):
         raise UserError("not every run ended, see above; the same command goes on from there.")
     return runs
 

@@ -24,17 +24,15 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import algorithms
 from benchmark import files, provenance
 from benchmark.algorithm import Algorithm, build_group
 from benchmark.checks.fixtures import toy_dataset
+from benchmark.profile import products
 from benchmark.task import Group, TaskSpec
 
 RECORD = Path(__file__).parents[2] / "leaderboard" / "perf" / "team.json"
@@ -44,23 +42,6 @@ GOALS = {64: 3.0, 256: 2.0}  # width -> times the floor
 SEEDS = (0, 1, 2)
 BATCH = 256
 CYCLE = 6  # updates
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
-
-
-class Watch(TorchDispatchMode):
-    """Notes the factors of every matrix product: shapes and strides of both."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[tuple[Any, Any], tuple[Any, Any]]] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func.overloadpacket.__name__ in PRODUCTS:
-            a, b = args[-2:]
-            self.found.append(((a.shape, a.stride()), (b.shape, b.stride())))
-        return func(*args, **(kwargs or {}))
 
 
 def trained(row: str, width: int, compile: bool) -> tuple[Algorithm, Callable[[], None]]:
@@ -82,29 +63,6 @@ def trained(row: str, width: int, compile: bool) -> tuple[Algorithm, Callable[[]
 
     cycle()
     return group, cycle
-
-
-def products(cycle: Callable[[], None]) -> tuple[Callable[[], None], float]:
-    """The matrix products of a cycle, with nothing else; and their operations, in GFLOP."""
-    with Watch() as watch:
-        cycle()
-    made: dict[tuple[Any, Any], Tensor] = {}
-
-    def tensor(key: tuple[Any, Any]) -> Tensor:
-        if key not in made:
-            shape, stride = key
-            made[key] = torch.empty_strided(shape, stride).normal_()
-        return made[key]
-
-    pairs = [(tensor(a), tensor(b)) for a, b in watch.found]
-    operations = sum(2 * a.numel() * b.shape[-1] for a, b in pairs)
-
-    def run() -> None:
-        for a, b in pairs:
-            torch.matmul(a, b)
-
-    run()
-    return run, operations / 1e9
 
 
 def measure(

@@ -1,0 +1,320 @@
+"""An endless sweep under kills, trainings under kills, and mutants of every kind of file.
+
+    python -m tests.soak [--minutes 30] [--seed 0] [--record]
+
+Until the time is over, three parts run: sweeps of a small grid of 60 jobs, of which at random
+moments the grid, one of its jobs or all of its processes are killed with SIGKILL, and which must
+end with the records, and byte for byte with the board, of a sweep that nobody disturbed; trainings
+of every algorithm, killed likewise, which must end with the bits of an undisturbed one; and, in a
+process beside them, mutants of datasets, checkpoints and records, of which none may raise another
+error than a UserError or load as something else. The first finding ends it with an error: a record
+is of a soak that found nothing.
+
+`--record` writes leaderboard/perf/soak.json: counts, and the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import algorithms
+from benchmark import checkpoint, files, provenance, record
+from benchmark.cli import board
+from benchmark.record import Record
+from leaderboard.table import render
+from tests.conftest import ROOT, TINY, bench, command
+from tests.mutants import Checkpoints, Records
+from tests.test_fuzz import Trial, make_layouts, mutant
+from tests.test_kill import arguments, dataset_for, folder
+from tests.test_runner import same
+
+RECORD = ROOT / "leaderboard" / "perf" / "soak.json"
+PLUGIN = ROOT / "tests" / "plugins" / "plain_net.py"
+ROWS, SOURCES = ("bc", "random", "plain_net"), (TINY, "probe/xor/two-mode-v1")
+LONGEST = 8.0  # seconds to a kill; twice as long after one that came before any progress
+
+
+def check(true: bool, text: str) -> None:
+    if not true:
+        raise SystemExit(f"soak: {text}")
+
+
+def state_of(records: Path) -> dict[str, str]:
+    """Path -> sha256 of every record that is there."""
+    return {
+        str(path.relative_to(records)): files.sha256_file(path)
+        for path in sorted(records.rglob("*.json"))
+        if not path.name.startswith(files.TEMPORARY)
+    }
+
+
+def lost(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Records that were there and are gone, or are others now."""
+    return [path for path, digest in before.items() if after.get(path) != digest]
+
+
+def essence(made: Record) -> Record:
+    """A record without what differs from run to run: times, memory, when and in which commit."""
+    cost = dataclasses.replace(
+        made.cost, train_seconds=0.0, update_ms=0.0, act_ms=0.0, evaluate_seconds=0.0, peak_mb=0.0
+    )
+    cost = dataclasses.replace(cost, extra={name: 0.0 for name in cost.extra})
+    where = dataclasses.replace(made.provenance, commit="", dirty=False, finished="")
+    return dataclasses.replace(made, cost=cost, provenance=where, checkpoint_sha256="")
+
+
+def board_text(records: list[Record]) -> bytes:
+    return render(board.rows_of(list(map(essence, records))), "markdown").encode()
+
+
+class Killer:
+    """Starts a command and kills processes of it at random moments."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng, self.longest, self.counts = rng, LONGEST, Counter[str]()
+        self.jobs = Counter[str]()  # kills of each job of a grid
+
+    def run(self, words: list[str], progress: Callable[[], Any], kinds: tuple[str, ...]) -> bool:
+        """Whether the command came to its own end, which must be a good one."""
+        before = progress()
+        process = psutil.Popen(
+            command(*words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        while True:
+            try:
+                _, said = process.communicate(timeout=self.rng.uniform(0.0, self.longest))
+                check(process.returncode == 0, f"{' '.join(words)} failed: {said}")
+                return True
+            except subprocess.TimeoutExpired:
+                if self._kill(process, self.rng.choice(kinds)):
+                    process.communicate()
+                    self.longest = LONGEST if progress() != before else 2 * self.longest
+                    return False
+
+    def _kill(self, process: psutil.Process, kind: str) -> bool:
+        """Kill; whether the command itself was among the victims."""
+        try:
+            children = process.children(recursive=True)
+            if kind == "job":  # the grid goes on by itself
+                job = self.rng.choice(children)
+                name = " ".join(job.cmdline())
+                # A third kill before any progress would rightly be recorded as a failure.
+                if (tried := self.jobs[name] + 1) <= 2:
+                    job.kill()
+                    self.jobs[name] = tried
+                    self.counts[kind] += 1
+                return False
+        except (psutil.Error, IndexError):
+            return False
+        for victim in [process, *(children if kind == "tree" else [])]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+        self.counts[kind] += 1
+        return True
+
+
+class Sweeps:
+    """Grids under kills, one after the other, against one that nobody disturbed."""
+
+    def __init__(self, root: Path, rng: random.Random, jobs: int) -> None:
+        self.root, self.killer, self.counts = root, Killer(rng), Counter[str]()
+        self.seeds = [str(seed) for seed in range(jobs // len(ROWS) // len(SOURCES))]
+        self.number, self.seen = 0, dict[str, str]()
+        done = bench(*self.words(root / "whole"))
+        check(done.returncode == 0, f"the undisturbed sweep failed: {done.stderr}")
+        self.whole = record.read_all([root / "whole" / "records"])
+        jobs = len(ROWS) * len(SOURCES) * len(self.seeds)
+        check(len(self.whole) == jobs, "the sweep is not whole")
+
+    def words(self, out: Path) -> list[str]:
+        options = ["--protocol", "smoke", "--plugin", str(PLUGIN), "--workers", "2"]
+        rows = ["--algos", *ROWS, "--datasets", *SOURCES]
+        return ["grid", *rows, *options, "--seeds", *self.seeds, "--out", str(out)]
+
+    def turn(self) -> None:
+        out = self.root / f"sweep-{self.number}"
+        records = out / "records"
+
+        def progress() -> Any:
+            return state_of(records), sorted(out.rglob("checkpoint-*"))
+
+        ended = self.killer.run(self.words(out), progress, ("parent", "tree", "job"))
+        found = state_of(records)
+        gone = lost(self.seen, found)
+        check(not gone, f"finished records are lost or replaced: {gone}")
+        self.counts["records_found_unchanged_after_a_kill"] += len(self.seen)
+        self.seen = found
+        if ended:
+            self._compare(out)
+            self.number, self.seen = self.number + 1, {}
+
+    def _compare(self, out: Path) -> None:
+        made = [record.read(path) for path in sorted((out / "records").rglob("*.json"))]
+        counts = Counter((item.key, item.seed) for item in made)
+        check(max(counts.values()) == 1, f"duplicated records: {counts.most_common(1)}")
+        made = record.read_all([out / "records"])
+        check(len(made) == len(self.whole), f"{len(made)} records, expected {len(self.whole)}")
+        for a, b in zip(self.whole, made, strict=True):
+            check(essence(a) == essence(b), f"{a.algo} seed {a.seed} ends with other bits")
+        check(board_text(self.whole) == board_text(made), "the board is not byte-equal")
+        left = list((out / "claims").iterdir())
+        check(not left, f"claims are left: {left}")
+        self.counts["sweeps_with_equal_boards"] += 1
+        self.counts["records_with_equal_bits"] += len(made)
+
+    def report(self) -> dict[str, Any]:
+        kills = {f"kills_of_{kind}": n for kind, n in sorted(self.killer.counts.items())}
+        return dict(self.counts) | kills | {"kills": sum(kills.values())}
+
+
+class Trainings:
+    """Trainings under kills, every algorithm in turn, against undisturbed ones."""
+
+    def __init__(self, root: Path, rng: random.Random) -> None:
+        self.root, self.killer, self.counts = root, Killer(rng), Counter[str]()
+        names = algorithms.names()
+        rng.shuffle(names)
+        self.rows = itertools.cycle(names)
+        self.row, self.number = next(self.rows), 0
+
+    def turn(self) -> None:
+        row, whole = self.row, self.root / "whole" / self.row
+        if not whole.exists():
+            source = dataset_for(row)
+            made = bench("data", source) if source.count("/") == 2 else None
+            check(made is None or made.returncode == 0, f"{source} was not made")
+            done = bench(*arguments(row, whole))
+            check(done.returncode == 0, f"{row} failed undisturbed: {done.stderr}")
+        out = self.root / f"run-{self.number}"
+
+        def progress() -> Any:
+            return sorted(out.rglob("checkpoint-*"))
+
+        if self.killer.run(arguments(row, out), progress, ("parent",)):
+            paths = [checkpoint.latest(folder(where, row)) for where in (whole, out)]
+            a, b = (checkpoint.load(path) for path in paths if path)
+            other = same(a, b)
+            check(not other, f"{row} ends with other bits after kills: {other[:3]}")
+            a, b = (record.read_all([where / "records"]) for where in (whole, out))
+            check(list(map(essence, a)) == list(map(essence, b)), f"records of {row} differ")
+            self.counts["runs_with_equal_bits"] += 1
+            self.counts[f"runs_of_{row}"] += 1
+            self.row, self.number = next(self.rows), self.number + 1
+
+    def report(self) -> dict[str, Any]:
+        return dict(sorted(self.counts.items())) | {"kills": sum(self.killer.counts.values())}
+
+
+def fuzz(root: Path, first: int, minutes: float) -> dict[str, Any]:
+    """Mutants of every kind of file in turn, for so long."""
+    trials: dict[str, Any] = {}
+    for name, path in make_layouts(root).items():
+        trial = trials[f"datasets_{name}"] = Trial(path)
+        trial.load(trial.content, "the sound file")
+    for kind in (Records, Checkpoints):
+        trials[kind.name] = kind(root)
+    end, number = time.monotonic() + 60 * minutes, first
+    while time.monotonic() < end:
+        for name, trial in trials.items():
+            if isinstance(trial, Trial):
+                outcome = trial.load(mutant(trial.content, number), f"mutant {number}")
+            else:
+                outcome = trial.load(number)
+            good = ("refused", "same") + (("other",) if name == "records" else ())
+            check(outcome in good, f"mutant {number} of {name} is {outcome}")
+        number += 1
+    return {name: {"mutants": number - first, **trial.counts} for name, trial in trials.items()}
+
+
+def turns(parts: list[Any], end: float) -> Iterator[None]:
+    """Turns of the parts until the end, each time of the one that had the least time so far."""
+    spent = [0.0] * len(parts)
+    while time.monotonic() < end:
+        least = spent.index(min(spent))
+        begun = time.monotonic()
+        parts[least].turn()
+        spent[least] += time.monotonic() - begun
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the mutants")
+    parser.add_argument("--jobs", type=int, default=60, help="of a sweep, a multiple of 6")
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--fuzz", type=Path, help=argparse.SUPPRESS)  # the part beside the others
+    options = parser.parse_args()
+    if options.jobs < 6 or options.jobs % 6:
+        parser.error(f"argument --jobs: found {options.jobs}, expected a multiple of 6 above 0")
+    if options.minutes <= 0:
+        parser.error(f"argument --minutes: found {options.minutes:g}, expected more than 0")
+    if options.fuzz:
+        print(json.dumps(fuzz(options.fuzz, 10**6 * options.seed, options.minutes)))
+        return
+    machine, begun = provenance.machine(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        root, rng = Path(name), random.Random(options.seed)
+        (root / "fuzz").mkdir()
+        print("making the undisturbed sweep", flush=True)
+        sweeps = Sweeps(root / "grid", rng, options.jobs)
+        trainings = Trainings(root / "train", rng)
+        again = ["--minutes", str(options.minutes), "--seed", str(options.seed)]
+        beside = subprocess.Popen(
+            [sys.executable, "-m", "tests.soak", "--fuzz", str(root / "fuzz"), *again],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        try:
+            end, shown = time.monotonic() + 60 * options.minutes, 0.0
+            for _ in turns([sweeps, trainings], end):
+                check(beside.poll() in (None, 0), "a mutant did harm")
+                if time.monotonic() - shown > 20:
+                    print(f"sweeps {sweeps.report()}\ntrainings {trainings.report()}", flush=True)
+                    shown = time.monotonic()
+            said, _ = beside.communicate()
+            check(beside.returncode == 0, "a mutant did harm")
+        finally:
+            beside.kill()
+            beside.wait()
+    found = {
+        "machine": machine,
+        "load_after": provenance.machine()["load_1_5_15_min"],
+        "settings": {"minutes": options.minutes, "seed": options.seed, "sweep": len(sweeps.whole)},
+        "wall_minutes": round((time.monotonic() - begun) / 60, 1),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "open_files": len(psutil.Process().open_files()),
+        "sweeps": sweeps.report(),
+        "trainings": trainings.report(),
+        "mutants": json.loads(said),
+    }
+    print(json.dumps(found, indent=1))
+    if options.record:
+        files.write_json(RECORD, found)
+        print(f"wrote {RECORD}")
+
+
+if __name__ == "__main__":
+    main()

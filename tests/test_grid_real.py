@@ -1,0 +1,90 @@
+"""Grids of real runs: poison among sound jobs, two grids at once, kills of everything."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmark import record
+from tests.conftest import ROOT, TINY, bench, command
+
+pytestmark = pytest.mark.slow
+
+PLUGINS = Path(__file__).parent / "plugins"
+POISON = ("poison", "poison.segfault", "poison.memory", "poison.hang")
+
+
+def words(out: Path, *rows: str, seeds: str = "0 1", more: str = "") -> list[str]:
+    plugins = [PLUGINS / f"{name}.py" for name in ("plain_net", "poison")]
+    options = f"--protocol smoke --seeds {seeds} --workers 2 --out {out} {more}"
+    rows_and_data = ["--algos", *rows, "--datasets", TINY]
+    return ["grid", *rows_and_data, "--plugin", *map(str, plugins), *options.split()]
+
+
+def results(out: Path) -> list[tuple[str, int, str, list[list[float]]]]:
+    made = record.read_all([out / "records"])
+    return [(item.algo, item.seed, item.status, item.returns) for item in made]
+
+
+def test_poison_jobs_are_recorded_as_failed_and_the_others_finish(
+    data_root: Path, tmp_path: Path
+) -> None:
+    sound = ("bc", "random")
+    done = bench(*words(tmp_path, *sound, *POISON, seeds="0", more="--patience 0.002"))
+    assert done.returncode == 1
+    assert "2 of 6 runs done" in done.stdout
+    made = {item.algo: item for item in record.read_all([tmp_path / "records"])}
+    assert [made[row].status for row in sound] == ["ok", "ok"]
+    reasons = {row: made[row].reason for row in POISON}
+    assert all(reason.endswith("(tried 3 times)") for reason in reasons.values())
+    expected = ("raised ValueError: boom", "SIGSEGV", "out of memory", "no sign of life")
+    for row, said in zip(POISON, expected, strict=True):
+        assert said in reasons[row]
+        assert f"failed: {row} {TINY} [0]: " in done.stderr
+    again = bench(*words(tmp_path, *sound, *POISON, seeds="0"))
+    assert "0 runs to do, 6 finished before" in again.stdout  # what failed is on record
+    board = bench("leaderboard", "--records", tmp_path / "records")
+    assert board.returncode == 0, board.stderr
+    assert "poison" in board.stdout
+
+
+def test_two_grids_on_one_folder_finish_each_run_once(data_root: Path, tmp_path: Path) -> None:
+    rows = ("bc", "random", "plain_net")
+    both = [
+        subprocess.Popen(
+            command(*words(tmp_path, *rows)), stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(results(tmp_path)) == 6
+    here = [line for text in said for line in text.splitlines() if ": done, " in line]
+    assert len({line.split(":")[0] for line in here}) == len(here)  # none was run by both
+    assert not list((tmp_path / "claims").iterdir())
+
+
+def test_a_grid_goes_on_after_kills_of_the_whole_tree_of_processes(
+    data_root: Path, tmp_path: Path
+) -> None:
+    rows, rng = ("bc", "plain_net"), random.Random(0)
+    assert bench(*words(tmp_path / "whole", *rows)).returncode == 0
+    out, kills = tmp_path / "broken", 0
+    for _ in range(3):
+        process = psutil.Popen(command(*words(out, *rows)), stdout=subprocess.DEVNULL, cwd=ROOT)
+        time.sleep(rng.uniform(2.0, 6.0))
+        if process.poll() is None:
+            for victim in [process, *process.children(recursive=True)]:
+                victim.kill()
+            kills += 1
+        process.wait()
+    assert kills >= 1
+    done = bench(*words(out, *rows))
+    assert done.returncode == 0, done.stderr
+    assert results(out) == results(tmp_path / "whole")
+    assert len(results(out)) == 4
