@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
+from safetensors.torch import load as to_tensors
 
-from benchmark import files, record, registry, trace
+from benchmark import checkpoint, files, record, registry, trace
 from benchmark.errors import UserError
 from benchmark.evaluate import exact
 from leaderboard import blobs, replay, submission
@@ -45,9 +46,16 @@ def change_state(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def rewrite(folder: Path, header: dict[str, Any], rest: bytes) -> None:
+    """Write a checkpoint, whose own hash is right too, and sign it."""
     (path,) = folder.glob("checkpoint-*")
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + rest)
+
+    def packed() -> bytes:
+        text = json.dumps(header).encode()
+        return len(text).to_bytes(8, "little") + text + rest
+
+    metadata = header["__metadata__"]
+    metadata["sha256"] = checkpoint._digest(metadata["state"], to_tensors(packed()))
+    path.write_bytes(packed())
     with forged(record_files(folder)[0]) as values:
         values["checkpoint_sha256"] = files.sha256(path.read_bytes())
 
