@@ -38,6 +38,9 @@ What reproduces (spread, development data of leaderboard/tuning, two seeds, 5,00
 over imitation on mixed behaviour, 51 on medium data where BC has 38, and nearly no loss on expert
 data, 91 (BC 95). Lower temperatures trade one for the other: alpha = 0.5 has 55 and 79, 0.25 has 55
 and 38; at 0.1, the authors', a softmax of noise in Q leaves an expert batch a quarter of its size.
+On OMAR's variant of spread it fails, -21 on expert and -25 on medium data (3 seeds; the papers have
+104 and 29): rewards spread 17 times as much there (5.1 and .29), and the frozen alpha is no
+temperature for them. Rewards divided by their spread would mend it; that was not done yet.
 """
 
 from __future__ import annotations
