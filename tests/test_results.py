@@ -12,7 +12,7 @@ import pytest
 
 import algorithms
 import datasets
-from benchmark import provenance, record, registry
+from benchmark import files, provenance, record, registry
 from benchmark.protocol import PROTOCOLS
 from tests.conftest import ROOT
 
@@ -47,6 +47,27 @@ def test_floors_of_the_main_datasets_are_those_of_todays_code(dataset: str, floo
     own = [record.read(path) for path in (RESULTS / dataset / floor).glob("quick-*.json")]
     code = provenance.code_sha256(algorithms.registry().cls(floor))
     assert {item.seed for item in own if item.code_sha256 == code} >= {0, 1, 2}
+
+
+def test_records_are_named_by_the_key_of_their_own_run() -> None:
+    """`make bench` finds a floor's records by that name, and trains it again where it does not."""
+    for path in sorted(RESULTS.rglob("*.json")):
+        item = record.read(path)
+        identity = {
+            "algo": item.algo,
+            "code": item.code_sha256,
+            "config": item.config,
+            "steps": item.steps,
+            "seeds": item.group,
+            "task": item.task,
+            "dataset": item.dataset,
+            "content": item.dataset_sha256,
+            "protocol": [item.protocol, item.protocol_version, len(item.returns)],
+            "device": item.cost.device,
+        }
+        key = files.sha256(json.dumps(identity, sort_keys=True).encode())
+        assert item.key == key, path
+        assert path.name == f"{item.protocol}-seed{item.seed}-{key[:12]}.json"
 
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
