@@ -107,8 +107,8 @@ render: setup ## TASK= [POLICY="random expert"] or ALL=1: a GIF and a PNG of a t
 perf: setup ## [FULL=1 ARGS="--only loader --record"]: goals of speed and memory, met or missed
 	@$(BIN)/python -m tests.perf $(if $(FULL),--full) $(ARGS)
 
-perf-tables: setup ## time every task, dataset, loader and team algorithm [ARGS=--record]
-	@for name in tasks datasets loader team; do $(BIN)/python -m tests.perf.bench_$$name $(ARGS); done
+perf-tables: setup ## time tasks, datasets, loader, team algorithms, plans of populations [ARGS=--record]
+	@for name in tasks datasets loader team plans; do $(BIN)/python -m tests.perf.bench_$$name $(ARGS); done
 	@for name in evaluate hierarchy startup; do $(BIN)/python -m tests.perf.bench_$$name; done
 
 soak: setup ## [MINUTES=30 ARGS=--record]: sweeps and trainings under kills, and mutants of files

@@ -22,6 +22,7 @@ from tests.perf import (
     bench_datasets,
     bench_loader,
     bench_om2p,
+    bench_plans,
     bench_tasks,
     goals_learning,
     plain,
@@ -134,6 +135,16 @@ def test_parts_of_the_goals_can_be_chosen(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit):
         perf.main()
     assert "unknown part 'optimizer'; did you mean 'optimiser'?" in capsys.readouterr().err
+
+
+def test_a_plan_is_timed_in_a_process_of_its_own_and_its_end_is_told() -> None:
+    found = bench_plans.cell("DeepSets", 200, 100)
+    assert found["outcome"] == "ok"
+    assert found["seconds"] > 0
+    assert bench_plans.cell("DeepSets", 200, 0.1) == {"outcome": "out of time (0.1 s)"}
+    cells = {n: {"outcome": "ok", "seconds": n**1.5} for n in (100, 1_000, 10_000)}
+    assert bench_plans.slope(cells, "seconds") == pytest.approx(1.5)
+    assert bench_plans.slope({100: cells[100]}, "seconds") is None
 
 
 def test_committed_records_say_on_which_machine_and_under_what_load() -> None:
