@@ -54,7 +54,7 @@ numbers could not be read):
    resources 95.2. The learned game decides it, as in TMF-PG, and the plan follows it closely.
  - The field of E4 costs most of that: .43 with it and .15 without on development data of beach bar,
    both in the known game. Populations of an improved policy are not those of the data, and the
-   field has seen no others. Without weights it changes nothing there (2.15, the behaviour 2.08).
+   field has seen no others. Without weights a plan with it has 2.15, the behaviour 2.08.
  - Four rooms, 128 agents: mirror descent in the learned game goes from 128 to 520 without the stop
    by doubt; stopped it stands between 27 and 47. The reward -log mu is learned too poorly.
  - Battles: returns of a skirmish's medium data say next to nothing of its margin (correlation .10),
