@@ -108,7 +108,8 @@ ROWS: dict[str, dict[str, Any]] = {  # they differ from the default in what thei
     "inv_dyn": {"policy": "inv_dyn"},
     "distil": {"policy": "distil"},
 }
-MEAN_FIELD = ("distil", "plan", "inv_dyn")  # rows that look at the population when they act
+# Rows that look at the population when they act; in a battle all that have a field do.
+MEAN_FIELD = ("distil", "plan", "inv_dyn", "interaction", "attention")
 DECISIONS = ("advantage", "mirror")  # weightings of first decisions
 SEQUENTIAL: dict[str, Any] = {  # the search of leaderboard/tuning/mfdiffuser.json
     "weighting": "mirror",
@@ -134,8 +135,9 @@ BOUNDS = {
     **dict.fromkeys(("iterations", "window", "execute", "blocks", "sampler_steps"), (1.0, 1e6)),
     **dict.fromkeys(("first_level", "context", "table_agents", "distil_batch"), (1.0, 1e8)),
     **dict.fromkeys(("distil_steps", "distil_width", "members", "w_max", "budget"), (1.0, 1e6)),
-    **dict.fromkeys(("ema", "target", "fit_share"), (0.0, 1.0)),
+    **dict.fromkeys(("ema", "target"), (0.0, 1.0)),
     "branch": (2.0, 1e4),
+    "fit_share": (0.0, 0.99),
 }
 CHOICES = {
     "weighting": ("none", "return", "rank", "advantage", "mirror"),
@@ -149,16 +151,15 @@ SMOOTH = 1e-3  # pseudo-counts of uniform play in the behaviour
 DROPOUT = 0.25  # share of the batches that are not told what is asked for, E9
 
 
-def families(config: dict[str, Any], known: bool) -> dict[str, dict[str, Any]]:
+def families(row: str) -> dict[str, dict[str, Any]]:
     """A row's settings by task family; squeezes have the defaults."""
-    sequential = SEQUENTIAL | config
-    steps = SEQUENTIAL_STEPS
-    if sequential["weighting"] in DECISIONS and not known:
+    sequential, steps = SEQUENTIAL | ROWS[row], SEQUENTIAL_STEPS
+    if sequential["weighting"] in DECISIONS and row != "mirror_known":
         steps = {name: n + FIT_STEPS[name] for name, n in steps.items()}
     return {
         "meanfield/": sequential | {"steps": steps},
         "meanfield/squeeze": {},
-        "battle/": BATTLE | config,
+        "battle/": BATTLE | {"field": "mean" if row in MEAN_FIELD else "none"} | ROWS[row],
     }
 
 
@@ -223,7 +224,7 @@ class MFDiffuser(Algorithm):
             config=config,
             execution="mean-field" if name in MEAN_FIELD else "local",
             track="model" if name == "mirror_known" else "offline",
-            families=families(config, known=name == "mirror_known"),
+            families=families(name),
             tuning={"meanfield/": Tuning(configs_tried=6), "meanfield/squeeze": Tuning()},
         )
         for name, config in ROWS.items()
@@ -285,7 +286,7 @@ class MFDiffuser(Algorithm):
         parts: dict[str, Any] = nets | {"optimiser": self.optimiser}
         self.decisions: DecisionWeights | None = None
         if config.weighting in DECISIONS:
-            self.decisions = DecisionWeights(spec, config.members, seeds[0], device)
+            self.decisions = DecisionWeights(spec, config.members, seeds[0])
             parts |= {"learned": self.decisions.learned, "fitter": self.decisions.fitter}
         self.saved = Parts(**parts)
         shape = (self.horizon, self.n_obs, self.n_actions)

@@ -424,6 +424,14 @@ def test_every_variant_resolves_to_a_valid_config() -> None:
             MFDiffuserConfig(**config)
 
 
+def test_rows_that_say_they_are_local_see_no_population_in_a_battle() -> None:
+    """There a plan is executed, not a table: it may have a field only where the row says so."""
+    for name, variant in MFDiffuser.variants.items():
+        config, _ = variant.resolve("battle/skirmish-n64-rush-v1", "quick")
+        sees = config["field"] != "none" or config["policy"] == "distil"
+        assert not sees or variant.execution == "mean-field", name
+
+
 # --------------------------------------------------------------------------- resume and learning
 @pytest.mark.parametrize(
     ("data", "options"),

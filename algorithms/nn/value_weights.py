@@ -102,12 +102,13 @@ def mirror(
 class DecisionWeights:
     """(3) for a buffer: fit the game, or take the known one; then weigh each first decision.
 
-    `learned` and `fitter` belong into a checkpoint, and so does what `solve` returns.
+    `learned` and `fitter` belong into a checkpoint, and so does what `solve` returns. The game is
+    small, and stays on the processor.
     """
 
-    def __init__(self, spec: TaskSpec, members: int, seed: int, device: str) -> None:
+    def __init__(self, spec: TaskSpec, members: int, seed: int) -> None:
         self.spec = spec
-        self.learned = LearnedGame(spec, members, WIDTH, seed, 0.0).to(device)
+        self.learned = LearnedGame(spec, members, WIDTH, seed, 0.0)
         self.fitter = torch.optim.Adam(self.learned.parameters(), LR)
 
     def prepare(self, data: Dataset, known: Logged, model: GameModel | None) -> None:
@@ -123,6 +124,7 @@ class DecisionWeights:
 
     def fit(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step of the learned game."""
+        batch = batch.map(Tensor.cpu)
         row = self.starts[batch.episode] + batch.step
         kernel, reward = self.learned.losses(batch, self.context[row])
         self.fitter.zero_grad()
