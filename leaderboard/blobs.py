@@ -13,12 +13,11 @@ from typing import Any
 from benchmark import files, registry, trace
 from benchmark.errors import UserError
 from benchmark.evaluate import exact
-from benchmark.protocol import protocol
 from benchmark.record import Record
 from benchmark.task import Task
 from benchmark.trace import Trace
 from leaderboard import submission as form
-from leaderboard.soundness import Check, Suite
+from leaderboard.soundness import Check, Suite, identity
 from leaderboard.submission import Submission
 
 # Of values that are exact in arithmetic, not in rounding: other processors sum in another order
@@ -56,28 +55,11 @@ def check_checkpoint(submission: Submission, item: Record, suite: Suite) -> Iter
     if files.sha256(data) != item.checkpoint_sha256:
         yield f"checkpoint_sha256 is {item.checkpoint_sha256[:12]}..., and not that of {name}."
     _, state = header(data, name)
-    identity = state["identity"]
-    spec = registry.task(item.task).spec
-    expected = {
-        "algo": item.algo,
-        "code": item.code_sha256,
-        "config": item.config,
-        "steps": item.steps,
-        "seeds": item.group,
-        "task": item.task,
-        "dataset": item.dataset,
-        "content": item.dataset_sha256,
-        "protocol": [
-            item.protocol,
-            item.protocol_version,
-            protocol(item.protocol).on(spec).episodes,
-        ],
-        "device": item.cost.device,
-    }
-    for key, value in expected.items():
-        if identity.get(key) != value:
-            yield f"{name} is of a run with {key} {identity.get(key)!r}, the record says {value!r}."
-    if files.sha256(json.dumps(identity, sort_keys=True).encode()) != item.key:
+    found = state["identity"]
+    for key, value in identity(item).items():
+        if found.get(key) != value:
+            yield f"{name} is of a run with {key} {found.get(key)!r}, the record says {value!r}."
+    if files.sha256(json.dumps(found, sort_keys=True).encode()) != item.key:
         yield f"key is {item.key[:12]}..., and not that of the run in {name}."
     if state.get("finished") is not True:
         yield f"{name} is of a run that is not finished."

@@ -45,6 +45,23 @@ class Suite:
         return cls, cls.variants[variant or "default"]
 
 
+def identity(item: Record) -> dict[str, Any]:
+    """What the key of a record's run is the hash of, see `benchmark.train.Run.identity`."""
+    rule = protocol(item.protocol).on(registry.task(item.task).spec)
+    return {
+        "algo": item.algo,
+        "code": item.code_sha256,
+        "config": item.config,
+        "steps": item.steps,
+        "seeds": item.group,
+        "task": item.task,
+        "dataset": item.dataset,
+        "content": item.dataset_sha256,
+        "protocol": [item.protocol, item.protocol_version, rule.episodes],
+        "device": item.cost.device,
+    }
+
+
 Check = Callable[[Submission, Record, Suite], Iterator[str]]
 
 

@@ -14,6 +14,7 @@ import algorithms
 import datasets
 from benchmark import files, provenance, record, registry
 from benchmark.protocol import PROTOCOLS
+from leaderboard import soundness
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "leaderboard" / "results"
@@ -53,19 +54,7 @@ def test_records_are_named_by_the_key_of_their_own_run() -> None:
     """`make bench` finds a floor's records by that name, and trains it again where it does not."""
     for path in sorted(RESULTS.rglob("*.json")):
         item = record.read(path)
-        identity = {
-            "algo": item.algo,
-            "code": item.code_sha256,
-            "config": item.config,
-            "steps": item.steps,
-            "seeds": item.group,
-            "task": item.task,
-            "dataset": item.dataset,
-            "content": item.dataset_sha256,
-            "protocol": [item.protocol, item.protocol_version, len(item.returns)],
-            "device": item.cost.device,
-        }
-        key = files.sha256(json.dumps(identity, sort_keys=True).encode())
+        key = files.sha256(json.dumps(soundness.identity(item), sort_keys=True).encode())
         assert item.key == key, path
         assert path.name == f"{item.protocol}-seed{item.seed}-{key[:12]}.json"
 
