@@ -1,7 +1,7 @@
 """Working through many jobs: claim, run, try again, give up; and the board that shows it.
 
 Several grids may work on one folder, on one machine or on many: a job is claimed before it runs
-(`benchmark.claims`), its records are published if they are absent (`benchmark.runner.publish`), and
+(`benchmark.leases`), its records are published if they are absent (`benchmark.runner.publish`), and
 one whose records are there is done, whoever made them. A grid that is killed leaves nothing but
 stale claims, and the same command goes on.
 """
@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from benchmark.claims import Claim, Claims
 from benchmark.errors import BusyError, UserError
 from benchmark.executors import TICK, Ended, Executor, Step
+from benchmark.leases import Claim, Leases
 
 TRIES = 3  # of a job that fails without getting further
 LATER = 5.0  # seconds until a job that another process holds is looked at again
@@ -57,9 +57,9 @@ class Grid:
     """Runs jobs; `tally` says what came of them."""
 
     def __init__(
-        self, jobs: Sequence[Job], claims: Claims, executor: Executor, board: Board | None = None
+        self, jobs: Sequence[Job], leases: Leases, executor: Executor, board: Board | None = None
     ) -> None:
-        self.claims, self.executor, self.board = claims, executor, board or Board()
+        self.leases, self.executor, self.board = leases, executor, board or Board()
         self.waiting = {job.name: job for job in jobs}
         self.total = len(self.waiting)
         self.later: dict[str, float] = {}  # name -> when to look again
@@ -82,24 +82,24 @@ class Grid:
                     elif running and isinstance(event, Ended):
                         del self.running[name]
                         self._ended(running.job, event)
-                        self.claims.release(running.claim)
+                        self.leases.release(running.claim)
                 self.board.draw(self)
                 time.sleep(TICK)
         finally:
             self.board.clear()
             self.executor.close()
             for running in self.running.values():
-                self.claims.release(running.claim)
-            self.claims.close()
+                self.leases.release(running.claim)
+            self.leases.close()
         return self.tally
 
     def _renew(self) -> None:
         """Keep the claims; a job that another grid has taken over is left to it."""
-        if time.monotonic() - self._renewed < self.claims.lease / 4:
+        if time.monotonic() - self._renewed < self.leases.lease / 4:
             return
         self._renewed = time.monotonic()
         for name, running in list(self.running.items()):
-            if not self.claims.renew(running.claim):
+            if not self.leases.renew(running.claim):
                 self.executor.cancel(name)
                 self._wait(self.running.pop(name).job, LATER)
 
@@ -109,16 +109,16 @@ class Grid:
                 return
             if self.later.get(name, 0.0) > time.monotonic():
                 continue
-            claim = None if job.finished() else self.claims.take(name)
+            claim = None if job.finished() else self.leases.take(name)
             if job.finished():  # looked at again: it may have been finished before it was claimed
                 self._close(job, "done elsewhere")
                 if claim:
-                    self.claims.release(claim)
+                    self.leases.release(claim)
             elif claim is None:
-                self.later[name] = time.monotonic() + min(LATER, self.claims.lease / 4)
-            elif len(tries := self.claims.tries(name)) >= TRIES:
+                self.later[name] = time.monotonic() + min(LATER, self.leases.lease / 4)
+            elif len(tries := self.leases.tries(name)) >= TRIES:
                 self._give_up(job, tries[-1])
-                self.claims.release(claim)
+                self.leases.release(claim)
             else:
                 del self.waiting[name]
                 self.running[name] = Running(job, claim, time.monotonic())
@@ -139,7 +139,7 @@ class Grid:
             self._close(job, "refused", done=False)
         else:
             reason = end.reason or "it ended without its records"
-            if (tried := self.claims.note(job.name, reason)) >= TRIES:
+            if (tried := self.leases.note(job.name, reason)) >= TRIES:
                 self._give_up(job, reason)
             else:
                 self.board.say(f"{job.label}: {reason}; try {tried + 1} of {TRIES} follows")
@@ -152,7 +152,7 @@ class Grid:
             self.tally.refused[job.label] = str(error)
             self._close(job, "refused", done=False)
             return
-        self.claims.forget(job.name)
+        self.leases.forget(job.name)
         self.tally.failed[job.label] = reason
         self._close(job, "failed")
 
@@ -165,7 +165,7 @@ class Grid:
         self.waiting.pop(job.name, None)
         self.tally.done += done
         if word.startswith("done"):
-            self.claims.forget(job.name)
+            self.leases.forget(job.name)
         ended = self.total - len(self.waiting) - len(self.running)
         self.board.log(f"{job.label}: {word}, {ended} of {self.total}")
 

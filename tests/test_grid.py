@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import claims as claims_module
 from benchmark import executors, files, grid, record, runner
-from benchmark.claims import Claims
+from benchmark import leases as leases_module
 from benchmark.cli import main
 from benchmark.errors import BusyError, RunError, UserError
 from benchmark.executors import Ended, Step, watch
 from benchmark.grid import Grid, Job
+from benchmark.leases import Leases
 from tests.conftest import TINY
 from tests.records import record as made_record
 from tests.test_runner import make_run
@@ -32,7 +32,7 @@ OLD = (1.0, 1.0)  # a time of last touch, long ago
 
 # ---------------------------------------------------------------------------------------- claims
 def test_one_grid_alone_gets_a_claim(tmp_path: Path) -> None:
-    a, b = Claims(tmp_path), Claims(tmp_path)
+    a, b = Leases(tmp_path), Leases(tmp_path)
     held = a.take("job")
     assert held
     assert b.take("job") is None
@@ -44,10 +44,10 @@ def test_one_grid_alone_gets_a_claim(tmp_path: Path) -> None:
 def test_a_claim_of_another_machine_is_taken_over_after_its_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims_module, "machine", lambda: "elsewhere")
-    other = Claims(tmp_path, lease=60.0)
+    monkeypatch.setattr(leases_module, "machine", lambda: "elsewhere")
+    other = Leases(tmp_path, lease=60.0)
     monkeypatch.undo()
-    held, own = other.take("job"), Claims(tmp_path, lease=60.0)
+    held, own = other.take("job"), Leases(tmp_path, lease=60.0)
     assert held
     assert own.take("job") is None
     os.utime(held.path, OLD)
@@ -60,15 +60,15 @@ def test_a_claim_of_another_machine_is_taken_over_after_its_lease(
 
 def test_a_claim_whose_holder_died_here_is_taken_over_at_once(tmp_path: Path) -> None:
     script = (
-        "import os, pathlib, sys; from benchmark.claims import Claims;"
-        "assert Claims(pathlib.Path(sys.argv[1])).take('job'); os._exit(9)"
+        "import os, pathlib, sys; from benchmark.leases import Leases;"
+        "assert Leases(pathlib.Path(sys.argv[1])).take('job'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-    assert Claims(tmp_path, lease=1e6).take("job")
+    assert Leases(tmp_path, lease=1e6).take("job")
 
 
 def test_a_process_number_used_again_does_not_keep_a_claim(tmp_path: Path) -> None:
-    own = Claims(tmp_path, lease=1e6)
+    own = Leases(tmp_path, lease=1e6)
     held = own.take("job")
     assert held
     files.write_json(held.path, own.owner | {"started": 1.0})  # our number, another start
@@ -78,13 +78,13 @@ def test_a_process_number_used_again_does_not_keep_a_claim(tmp_path: Path) -> No
 @pytest.mark.parametrize("stale", [False, True])
 def test_of_many_that_ask_at_once_one_gets_the_claim(tmp_path: Path, stale: bool) -> None:
     if stale:
-        held = Claims(tmp_path, lease=60.0).take("job")
+        held = Leases(tmp_path, lease=60.0).take("job")
         assert held
         os.utime(held.path, OLD)
-    asking = [Claims(tmp_path, lease=60.0) for _ in range(8)]
+    asking = [Leases(tmp_path, lease=60.0) for _ in range(8)]
     gate, got = threading.Barrier(8), []
 
-    def ask(own: Claims) -> None:
+    def ask(own: Leases) -> None:
         gate.wait()
         got.append(own.take("job"))
 
@@ -153,7 +153,7 @@ def pretend(folder: Path, count: int = 5) -> tuple[list[Job], dict[str, str]]:
 def test_two_grids_on_one_folder_share_the_work(tmp_path: Path) -> None:
     jobs, _ = pretend(tmp_path, 40)
     places = [Pretend(tmp_path, lambda name: DONE) for _ in range(2)]
-    grids = [Grid(jobs, Claims(tmp_path / "claims"), place) for place in places]
+    grids = [Grid(jobs, Leases(tmp_path / "claims"), place) for place in places]
     threads = [threading.Thread(target=work.run) for work in grids]
     for thread in threads:
         thread.start()
@@ -169,7 +169,7 @@ def test_a_poison_job_is_tried_three_times_and_recorded_as_failed(tmp_path: Path
     jobs, failed = pretend(tmp_path)
     crash = Ended(-signal.SIGSEGV, "it was ended by SIGSEGV", 0.0, True)
     place = Pretend(tmp_path, lambda name: crash if name == "j1" else DONE)
-    tally = Grid(jobs, Claims(tmp_path / "claims"), place).run()
+    tally = Grid(jobs, Leases(tmp_path / "claims"), place).run()
     assert place.started == Counter({"j0": 1, "j1": 3, "j2": 1, "j3": 1, "j4": 1})
     assert failed == {"j1": "it was ended by SIGSEGV (tried 3 times)"}
     assert tally.failed == {"label j1": "it was ended by SIGSEGV"}
@@ -179,7 +179,7 @@ def test_a_poison_job_is_tried_three_times_and_recorded_as_failed(tmp_path: Path
 
 def test_tries_of_a_grid_that_was_killed_count(tmp_path: Path) -> None:
     jobs, failed = pretend(tmp_path, 1)
-    own = Claims(tmp_path / "claims")
+    own = Leases(tmp_path / "claims")
     for _ in range(3):
         own.note("j0", "boom")
     place = Pretend(tmp_path, lambda name: DONE)
@@ -197,7 +197,7 @@ def test_being_killed_counts_only_where_the_job_got_no_further(tmp_path: Path) -
         return Ended(-signal.SIGKILL, "killed", 0.0, name == "j0") if left[name] >= 0 else DONE
 
     place = Pretend(tmp_path, ends)
-    Grid(jobs, Claims(tmp_path / "claims"), place).run()
+    Grid(jobs, Leases(tmp_path / "claims"), place).run()
     assert place.started == Counter({"j0": 6, "j1": 3})
     assert list(failed) == ["j1"]
 
@@ -206,7 +206,7 @@ def test_a_users_mistake_is_told_and_neither_tried_again_nor_recorded(tmp_path: 
     jobs, failed = pretend(tmp_path, 2)
     full = Ended(UserError.code, "cannot write x: the disk is full", 0.0, False)
     place = Pretend(tmp_path, lambda name: full if name == "j0" else DONE)
-    tally = Grid(jobs, Claims(tmp_path / "claims"), place).run()
+    tally = Grid(jobs, Leases(tmp_path / "claims"), place).run()
     assert place.started == Counter({"j0": 1, "j1": 1})
     assert tally.refused == {"label j0": "cannot write x: the disk is full"}
     assert (tally.done, failed) == (1, {})
@@ -216,13 +216,13 @@ def test_a_run_that_another_process_holds_is_tried_until_it_is_free(tmp_path: Pa
     jobs, failed = pretend(tmp_path, 1)
     busy = [Ended(BusyError.code, "another process is working on it", 0.0, False)] * 5
     place = Pretend(tmp_path, lambda name: busy.pop() if busy else DONE)
-    assert Grid(jobs, Claims(tmp_path / "claims"), place).run().done == 1
+    assert Grid(jobs, Leases(tmp_path / "claims"), place).run().done == 1
     assert (place.started, failed) == (Counter({"j0": 6}), {})
 
 
 def test_a_grid_that_lost_its_claim_leaves_the_job_to_the_other(tmp_path: Path) -> None:
     jobs, failed = pretend(tmp_path, 1)
-    own = Claims(tmp_path / "claims", lease=0.2)
+    own = Leases(tmp_path / "claims", lease=0.2)
     place = Pretend(tmp_path, lambda name: DONE)
     silent = place.poll
     place.poll = list  # type: ignore[method-assign,assignment]  # it runs for ever
@@ -251,13 +251,13 @@ def test_ctrl_c_ends_the_jobs_and_gives_the_claims_back(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Grid(jobs, Claims(tmp_path / "claims"), Pretend(tmp_path, ends)).run()
+        Grid(jobs, Leases(tmp_path / "claims"), Pretend(tmp_path, ends)).run()
     assert os.listdir(tmp_path / "claims") == []
 
 
 def test_the_board_shows_what_runs_and_what_is_left(tmp_path: Path) -> None:
     jobs, _ = pretend(tmp_path, 3)
-    work = Grid(jobs, Claims(tmp_path / "claims"), Pretend(tmp_path, lambda name: DONE))
+    work = Grid(jobs, Leases(tmp_path / "claims"), Pretend(tmp_path, lambda name: DONE))
     work._start()
     work.running["j0"].step = Step("training", 30, 40, "loss 0.5")
     head, first, second = grid.board_lines(work)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import algorithms
 from benchmark import files, launch, record, runner
-from benchmark.claims import Claims
 from benchmark.cli.bench import RESULTS, cost_of, duration, jobs_of, make_data, plan
 from benchmark.cli.options import Grid
 from benchmark.errors import UserError
 from benchmark.executors import EXECUTORS
 from benchmark.grid import Grid as Work
 from benchmark.grid import Job
+from benchmark.leases import Leases
 
 if TYPE_CHECKING:
     from benchmark.record import Record
@@ -64,8 +64,8 @@ def run(options: Grid) -> int:
     if executor is None:
         return 0
     files.sweep(records, options.lease)  # what killed writers left
-    claims = Claims(options.out / "claims", options.lease)
-    tally = Work([job for job, _ in todo], claims, executor).run()
+    leases = Leases(options.out / "claims", options.lease)
+    tally = Work([job for job, _ in todo], leases, executor).run()
     for label, reason in tally.failed.items():
         print(f"failed: {label}: {reason}", file=sys.stderr)
     for label, reason in tally.refused.items():

@@ -57,7 +57,7 @@ def alive(pid: int, started: float) -> bool:
         return False
 
 
-class Claims:
+class Leases:
     """The claims and failed tries in a folder; raises UserError where it cannot be written."""
 
     def __init__(self, folder: Path, lease: float = LEASE) -> None:
