@@ -63,6 +63,6 @@ def _build(match: re.Match[str]) -> Task:
 
 FAMILY = Family(
     pattern=rf"meanfield/beach-bar-n(?P<n>{MAX_AGENTS})-v1",
-    examples=("meanfield/beach-bar-n256-v1",),
+    examples=tuple(f"meanfield/beach-bar-n{n}-v1" for n in (256, 1000, 10_000)),
     build=_build,
 )

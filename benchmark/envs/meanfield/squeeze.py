@@ -59,6 +59,6 @@ def _build(match: re.Match[str]) -> Task:
 
 FAMILY = Family(
     pattern=rf"meanfield/squeeze-n(?P<n>{MAX_AGENTS})-v1",
-    examples=("meanfield/squeeze-n1000-v1", "meanfield/squeeze-n100-v1"),
+    examples=tuple(f"meanfield/squeeze-n{n}-v1" for n in (1000, 100, 4000, 10_000)),
     build=_build,
 )
