@@ -30,6 +30,7 @@ COLOURS = 64  # of a GIF's palette
 COLUMNS = 6  # of a contact sheet
 TILE = 0.75  # size of a tile of the contact sheet, in frames
 GAP = 6  # pixels between tiles
+DRAWN = 1024  # agents of a task in the gallery, at most: more look no different
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,9 @@ def sheet(stills: Sequence[Array]) -> Array:
 
 
 def games() -> list[str]:
-    """One task of each game, that of most agents: members of a family look the same."""
+    """One task of each game, that of most agents up to DRAWN: members of a family look the same."""
     largest: dict[str, str] = {}
-    for name in registry.task_ids():
+    for name in (name for name in registry.task_ids() if _size(name) <= DRAWN):
         game = re.sub(r"-[nb]\d+(?=-)", "", name)
         if game not in largest or _size(name) > _size(largest[game]):
             largest[game] = name
