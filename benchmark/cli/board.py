@@ -124,10 +124,12 @@ def table(options: Leaderboard) -> int:
 
 
 def site(options: Site) -> int:
+    from benchmark.cli import claims
     from leaderboard.site import build
 
     found = read(options.records)
-    files.write_text(options.out, build(found, rows_of(found)))
+    rows = rows_of(found)
+    files.write_text(options.out, build(found, rows, claims.findings(rows)))
     print(f"wrote {options.out}")
     return 0
 
