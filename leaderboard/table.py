@@ -11,8 +11,9 @@ from typing import Any
 
 from leaderboard.columns import Column, about, columns, described, number, plain, published_columns
 from leaderboard.formats import FORMATS, Sheet, Table, write
-from leaderboard.rows import Board, Row, by_board, summarise
+from leaderboard.rows import Board, Row, by_board
 from leaderboard.scores import Estimate
+from leaderboard.summarise import summarise
 
 __all__ = [
     "FORMATS",

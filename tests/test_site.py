@@ -16,8 +16,9 @@ from benchmark.record import Record
 from leaderboard import published
 from leaderboard.claims import Card, Finding, judge_all, load
 from leaderboard.measures import Evidence
-from leaderboard.rows import Row, summarise
+from leaderboard.rows import Row
 from leaderboard.site import build
+from leaderboard.summarise import summarise
 from tests.records import DATASET, record, runs, scale
 
 OMAR = "mpe-omar/spread-v1"

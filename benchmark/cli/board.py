@@ -69,7 +69,7 @@ def read(folders: Sequence[Path]) -> list[Record]:
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
     from leaderboard import published
-    from leaderboard.rows import summarise
+    from leaderboard.summarise import summarise
 
     ids = {item.dataset for item in records if item.dataset}
     means = {dataset: datasets.mean_value(dataset) for dataset in sorted(ids)}
