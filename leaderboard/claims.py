@@ -25,7 +25,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from benchmark.errors import UserError
-from leaderboard import measures
+from leaderboard import measures, studies
 from leaderboard.columns import number
 from leaderboard.measures import Evidence, Measured, Missing
 from leaderboard.rows import Row
@@ -48,8 +48,8 @@ AnyTest = Annotated[
     | measures.Against
     | measures.CostRatio
     | measures.SpeedUp
-    | measures.Study
-    | measures.StudyRatio,
+    | studies.Study
+    | studies.StudyRatio,
     Field(discriminator="measure"),
 ]
 
