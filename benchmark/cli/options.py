@@ -438,7 +438,7 @@ COMMANDS: dict[str, Any] = {
 }
 JOBS = {
     Bench: "bench.run",
-    Train: "bench.train",
+    Train: "train.run",
     Grid: "grid.run",
     Profile: "profile.run",
     Data: "data.make",
