@@ -12,7 +12,7 @@ import algorithms
 import datasets
 from benchmark import launch, registry
 from benchmark.cli import parse_config
-from benchmark.cli.options import Bench, Grid, Profile, Train
+from benchmark.cli.options_runs import Runs, Train
 from benchmark.errors import UserError
 from benchmark.protocol import protocol
 
@@ -79,9 +79,7 @@ def is_task(source: str) -> bool:
     return bool(re.fullmatch(r"[^/]+/[^/]+-v\d+", source))
 
 
-def plan(
-    row: str, source: str, options: Bench | Train | Grid | Profile, config: Sequence[str] = ()
-) -> list[Run]:
+def plan(row: str, source: str, options: Runs, config: Sequence[str] = ()) -> list[Run]:
     """The runs of a row on a dataset, which must have been made; of an online row, on a task."""
     from benchmark import runner
 
