@@ -120,10 +120,10 @@ lint: setup ## ruff and mypy
 	@$(BIN)/mypy
 
 test: setup ## the tests, in minutes
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: setup ## the slow tests: learning, kills, the README from a fresh clone
-	@$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow $(ARGS)
 
 clean: ## remove runs and made datasets (not .venv)
 	@rm -rf runs data
