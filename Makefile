@@ -104,8 +104,8 @@ readme: setup ## fill the README's tables and figures from the committed records
 render: setup ## TASK= [POLICY="random expert"] or ALL=1: a GIF and a PNG of a task, or of all
 	@$(RUN) render $(TASK) $(if $(POLICY),--policy $(POLICY)) $(if $(ALL),--all) $(ARGS)
 
-perf: setup ## [FULL=1 ARGS="--only loader --record"]: goals of speed and memory, met or missed
-	@$(BIN)/python -m tests.perf $(if $(FULL),--full) $(ARGS)
+perf: setup ## [FULL=1 DEVICE=cuda ARGS="--only loader --record"]: goals of speed and memory
+	@$(BIN)/python -m $(if $(DEVICE),tests.perf.bench_device --device $(DEVICE),tests.perf $(if $(FULL),--full)) $(ARGS)
 
 perf-tables: setup ## time tasks, datasets, loader, team algorithms, plans of populations [ARGS=--record]
 	@for name in tasks datasets loader team plans; do $(BIN)/python -m tests.perf.bench_$$name $(ARGS); done
