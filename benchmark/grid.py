@@ -147,6 +147,7 @@ class Grid:
             self._close(job, "refused", done=False)
         else:
             reason = end.reason or "it ended without its records"
+            reason += ", before it had saved any further step" if killed else ""
             if (tried := self.leases.note(job.name, reason)) >= self.tries:
                 self._give_up(job, reason)
             else:

@@ -212,7 +212,7 @@ def test_being_killed_counts_only_where_the_job_got_no_further(tmp_path: Path) -
     place = Pretend(tmp_path, ends)
     Grid(jobs, Leases(tmp_path / "claims"), place).run()
     assert place.started == Counter({"j0": 6, "j1": 3})
-    assert list(failed) == ["j1"]
+    assert failed == {"j1": "killed, before it had saved any further step (tried 3 times)"}
 
 
 def test_a_users_mistake_is_told_and_neither_tried_again_nor_recorded(tmp_path: Path) -> None:
