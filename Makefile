@@ -105,8 +105,8 @@ render: setup ## TASK= or RUN=CHECKPOINT|KEY|RECORD [POLICY="random expert"], or
 	@$(CLI) render $(TASK) $(if $(RUN),--run $(RUN)) $(if $(POLICY),--policy $(POLICY)) \
 	  $(if $(ALL),--all) $(plugins) $(ARGS)
 
-perf: setup ## [FULL=1 ARGS="--only loader --record"]: goals of speed and memory, met or missed
-	@$(BIN)/python -m tests.perf $(if $(FULL),--full) $(ARGS)
+perf: setup ## [FULL=1 DEVICE=cuda ARGS="--only loader --record"]: goals of speed and memory
+	@$(BIN)/python -m $(if $(DEVICE),tests.perf.bench_device --device $(DEVICE),tests.perf $(if $(FULL),--full)) $(ARGS)
 
 perf-tables: setup ## time tasks, datasets, loader, team algorithms, plans of populations [ARGS=--record]
 	@for name in tasks datasets loader team plans; do $(BIN)/python -m tests.perf.bench_$$name $(ARGS); done
@@ -121,10 +121,10 @@ lint: setup ## ruff and mypy
 	@$(BIN)/mypy
 
 test: setup ## the tests, in minutes
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: setup ## the slow tests: learning, kills, the README from a fresh clone
-	@$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow $(ARGS)
 
 clean: ## remove runs and made datasets (not .venv)
 	@rm -rf runs data

@@ -36,12 +36,14 @@ TEMPORARY = (
 )
 
 
-def write_error(path: Path | str, error: OSError) -> UserError:
+def write_error(
+    path: Path | str,
+    error: OSError,
+    then: str = "the old file, if there was one, is untouched",
+) -> UserError:
     """The one-sentence form of a failed write."""
     reason = _REASON.get(error.errno or 0, error.strerror or str(error))
-    return UserError(
-        f"cannot write {path}: {reason}; the old file, if there was one, is untouched."
-    )
+    return UserError(f"cannot write {path}: {reason}; {then}.")
 
 
 def fsync_folder(folder: Path) -> None:

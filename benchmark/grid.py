@@ -35,7 +35,7 @@ class Job:
     arguments: tuple[str, ...]  # of `python -m benchmark`
     folder: Path  # of its checkpoints
     finished: Callable[[], bool]  # whether its records are there
-    fail: Callable[[str], None]  # publishes failed records with a reason
+    fail: Callable[[str], None] | None = None  # publishes failed records with a reason
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Running:
 @dataclass
 class Tally:
     done: int = 0  # here or by another grid
-    failed: dict[str, str] = field(default_factory=dict)  # label -> reason; recorded as FAILED
+    failed: dict[str, str] = field(default_factory=dict)  # label -> reason of what was given up
     refused: dict[str, str] = field(default_factory=dict)  # label -> the user's mistake; not run
 
 
@@ -57,15 +57,16 @@ class Grid:
     """Runs jobs; `tally` says what came of them."""
 
     def __init__(
-        self, jobs: Sequence[Job], leases: Leases, executor: Executor, board: Board | None = None
+        self, jobs: Sequence[Job], leases: Leases, executor: Executor, tries: int = TRIES
     ) -> None:
-        self.leases, self.executor, self.board = leases, executor, board or Board()
+        self.leases, self.executor, self.board, self.tries = leases, executor, Board(), tries
         self.waiting = {job.name: job for job in jobs}
         self.total = len(self.waiting)
         self.later: dict[str, float] = {}  # name -> when to look again
         self.running: dict[str, Running] = {}
         self.tally = Tally()
         self.begun = self._renewed = time.monotonic()
+        self._told = False
 
     def run(self) -> Tally:
         """Work until every job is done, failed or refused. Ctrl-C lets the running ones save their
@@ -75,6 +76,7 @@ class Grid:
             while self.waiting or self.running:
                 self._renew()
                 self._start()
+                self._tell_if_held()
                 for name, event in self.executor.poll():
                     running = self.running.get(name)
                     if running and isinstance(event, Step):
@@ -116,13 +118,19 @@ class Grid:
                     self.leases.release(claim)
             elif claim is None:
                 self.later[name] = time.monotonic() + min(LATER, self.leases.lease / 4)
-            elif len(tries := self.leases.tries(name)) >= TRIES:
+            elif len(tries := self.leases.tries(name)) >= self.tries:
                 self._give_up(job, tries[-1])
                 self.leases.release(claim)
             else:
                 del self.waiting[name]
                 self.running[name] = Running(job, claim, time.monotonic())
                 self.executor.start(name, job.arguments, job.folder)
+
+    def _tell_if_held(self) -> None:
+        """Once, where others hold all that is left: a log would stand still without a word."""
+        if self.waiting and not self.running and not self._told:
+            self._told, count = True, len(self.waiting)
+            self.board.log(f"{count} run{'s' * (count > 1)} left, which other processes work on")
 
     def _ended(self, job: Job, end: Ended) -> None:
         killed = end.code in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGINT)
@@ -139,15 +147,17 @@ class Grid:
             self._close(job, "refused", done=False)
         else:
             reason = end.reason or "it ended without its records"
-            if (tried := self.leases.note(job.name, reason)) >= TRIES:
+            reason += ", before it had saved any further step" if killed else ""
+            if (tried := self.leases.note(job.name, reason)) >= self.tries:
                 self._give_up(job, reason)
             else:
-                self.board.say(f"{job.label}: {reason}; try {tried + 1} of {TRIES} follows")
+                self.board.say(f"{job.label}: {reason}; try {tried + 1} of {self.tries} follows")
                 self._wait(job, 0.0)
 
     def _give_up(self, job: Job, reason: str) -> None:
         try:
-            job.fail(f"{reason} (tried {TRIES} times)")
+            if job.fail:
+                job.fail(f"{reason} (tried {self.tries} times)")
         except UserError as error:  # the disk is full, say
             self.tally.refused[job.label] = str(error)
             self._close(job, "refused", done=False)
@@ -210,15 +220,15 @@ def board_lines(grid: Grid) -> list[str]:
     ended = grid.total - len(grid.waiting) - len(grid.running)
     now = time.monotonic()
     held = sum(when > now for name, when in grid.later.items() if name in grid.waiting)
-    parts = [f"{ended} of {grid.total} ended", f"{len(grid.running)} running"]
+    parts = [f"{ended} of {grid.total} runs ended", f"{len(grid.running)} running"]
     parts += [f"{len(grid.waiting) - held} waiting"]
     parts += [f"{held} held by others"] if held else []
     parts += [f"{len(tally.failed)} failed"] if tally.failed else []
     parts += [f"{len(tally.refused)} refused"] if tally.refused else []
     parts.append(f"{clock(spent)} gone")
-    if ended:
-        parts.append(f"about {clock(spent * (grid.total - ended) / ended)} to go")
-    lines = ["grid: " + ", ".join(parts)]
+    if left := to_go(grid, ended, now):
+        parts.append(f"about {clock(left)} to go")
+    lines = [", ".join(parts)]
     for running in grid.running.values():
         step = running.step
         if step is None:
@@ -231,6 +241,19 @@ def board_lines(grid: Grid) -> list[str]:
             f"  {running.job.label}  {step.text}"
         )
     return lines
+
+
+def to_go(grid: Grid, ended: int, now: float) -> float:
+    """Seconds until the last run ends, by how far all are and by how far each running one is; 0
+    where nothing tells yet.
+    """
+    done, longest = float(ended), 0.0
+    for running in grid.running.values():
+        step = running.step
+        if step and step.phase == "training" and step.done:
+            done += step.done / step.total
+            longest = max(longest, (now - running.begun) * (step.total / step.done - 1))
+    return max(longest, (now - grid.begun) * (grid.total / done - 1)) if done else 0.0
 
 
 def clock(seconds: float) -> str:

@@ -9,11 +9,15 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
 from benchmark.errors import UserError
 
 MAX_DEPTH = 8
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _EXPONENT = re.compile(rb"[eE]\+?\d{3}")
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as int8: a bracket opens or closes
+_OTHERS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def parse(text: str | bytes, adapter: Any, source: str, what: str, max_bytes: int) -> Any:
@@ -85,8 +89,6 @@ def _finite(text: str) -> float:
 
 def _check_depth(bare: bytes) -> None:
     """`bare`: JSON without its strings, so that every bracket nests."""
-    depth = 0
-    for bracket in re.findall(rb"[\[\]{}]", bare):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    steps = np.frombuffer(bare.translate(_STEPS, _OTHERS), np.int8)
+    if steps.cumsum(dtype=int).max(initial=0) > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")

@@ -54,16 +54,23 @@ class Tracker:
         files.write_text(self.path, "".join(line + "\n" for line in lines))
 
     def log(self, step: int, losses: dict[str, list[float]]) -> None:
-        """losses: name -> one value per seed."""
-        with open(self.path, "a") as handle:
-            for k, seed in enumerate(self.seeds):
-                row = {name: values[k] for name, values in losses.items()}
-                handle.write(json.dumps({"seed": seed, "step": step, **row}) + "\n")
-                if self._tensorboard:
-                    for name, value in row.items():
-                        self._tensorboard.add_scalar(f"seed{seed}/{name}", value, step)
-                if self._wandb:
-                    self._wandb.log({f"seed{seed}/{n}": v for n, v in row.items()}, step=step)
+        """losses: name -> one value per seed; UserError where the disk is full."""
+        rows = [
+            {name: values[k] for name, values in losses.items()} for k in range(len(self.seeds))
+        ]
+        try:
+            with open(self.path, "a") as handle:
+                for seed, row in zip(self.seeds, rows, strict=True):
+                    handle.write(json.dumps({"seed": seed, "step": step, **row}) + "\n")
+        except OSError as error:
+            then = "the same command goes on from the last checkpoint"
+            raise files.write_error(self.path, error, then) from error
+        for seed, row in zip(self.seeds, rows, strict=True):
+            if self._tensorboard:
+                for name, value in row.items():
+                    self._tensorboard.add_scalar(f"seed{seed}/{name}", value, step)
+            if self._wandb:
+                self._wandb.log({f"seed{seed}/{n}": v for n, v in row.items()}, step=step)
 
     def close(self) -> None:
         if self._tensorboard:

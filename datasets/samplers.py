@@ -78,6 +78,7 @@ class Episodes:
         step = np.arange(self.n_steps)
         # [S, 3]: the episode, the step in it, and the row of a Table
         self.steps = np.stack([episode, step - starts[:-1][episode], step + episode], axis=1)
+        self.left = starts[1:][episode] - step  # [S] steps to the episode's end, this one too
         ends = np.zeros((self.n_steps, 2), np.float32)
         ends[starts[1:] - 1] = np.stack([terminated, truncated], 1)
         self.ends = torch.from_numpy(ends)  # [S, 2] terminated, truncated
@@ -227,22 +228,24 @@ class Sampler:
         at = steps.ravel()
         known = self.index.steps.take(at, axis=0)
         rows = self.rows.gather(known, length, None if agent is None else agent.ravel(), m)
-        left = self.index.lengths[known[:, EPISODE]] - known[:, STEP]
-        inside = np.arange(length) < left[:, None]  # [K * B, T]
-        places = np.minimum(at[:, None] + np.arange(length), self.index.n_steps - 1)
-        valid = torch.from_numpy(inside)
+        inside = np.arange(length) < self.index.left.take(at)[:, None]  # [K * B, T]
+        places = at[:, None] + np.arange(length)
+        ends = self.index.ends.numpy().take(places, axis=0, mode="clip")  # [K * B, T, 2]
         mu = None
         if self.mu is not None:
+            places = np.minimum(places, self.index.n_steps - 1)
             mu = (self.mu[places] * inside[..., None]).reshape(k, b, length, -1)
         if not inside.all():
-            rows = rows.masked_fill(~valid[..., None, None], 0.0)
+            outside = ~inside
+            ends[outside] = 0.0
+            rows.numpy()[outside] = 0.0  # just gathered; a masked_fill takes longer
         return self._batch(
             rows,
             known.reshape(k, b, 3),
             agent,
             (k, b, length, m),
-            ends=self.index.ends[torch.from_numpy(places)] * valid[..., None],
-            valid=valid.view(k, b, length),
+            ends=torch.from_numpy(ends),
+            valid=torch.from_numpy(inside.reshape(k, b, length)),
             next_obs=None,
             mu=mu,
         )

@@ -28,6 +28,7 @@ PLUGINS = Path(__file__).parent / "plugins"
         ),
         ("bench bc --task a --dataset b", "--dataset and --task were both given"),
         ("bench bc --protocol quik", "invalid choice 'quik'"),
+        ("bench bc --workers -1", "option --workers: found -1, expected 0 or more."),
         ("bench bc --seeds a", "Error parsing --seeds"),
         ("bench bc --seds 1", "did you mean --seeds?"),
         ("bench bc --plugin nowhere.py", "plug-in nowhere.py is not there"),

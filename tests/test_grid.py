@@ -177,6 +177,19 @@ def test_a_poison_job_is_tried_three_times_and_recorded_as_failed(tmp_path: Path
     assert os.listdir(tmp_path / "claims") == []  # once its record is deleted it is tried anew
 
 
+def test_a_job_that_is_tried_once_is_told_and_not_recorded(tmp_path: Path) -> None:
+    """As bench does: its user mends the algorithm and runs it again."""
+    jobs, _ = pretend(tmp_path)
+    jobs = [replace(job, fail=None) for job in jobs]
+    crash = Ended(RunError.code, "j1: update raised ValueError: boom", 0.0, True)
+    place = Pretend(tmp_path, lambda name: crash if name == "j1" else DONE)
+    tally = Grid(jobs, Leases(tmp_path / "claims"), place, tries=1).run()
+    assert place.started == Counter(job.name for job in jobs)
+    assert tally.failed == {"label j1": "j1: update raised ValueError: boom"}
+    assert not (tmp_path / "j1").exists()
+    assert os.listdir(tmp_path / "claims") == []
+
+
 def test_tries_of_a_grid_that_was_killed_count(tmp_path: Path) -> None:
     jobs, failed = pretend(tmp_path, 1)
     own = Leases(tmp_path / "claims")
@@ -199,7 +212,7 @@ def test_being_killed_counts_only_where_the_job_got_no_further(tmp_path: Path) -
     place = Pretend(tmp_path, ends)
     Grid(jobs, Leases(tmp_path / "claims"), place).run()
     assert place.started == Counter({"j0": 6, "j1": 3})
-    assert list(failed) == ["j1"]
+    assert failed == {"j1": "killed, before it had saved any further step (tried 3 times)"}
 
 
 def test_a_users_mistake_is_told_and_neither_tried_again_nor_recorded(tmp_path: Path) -> None:
@@ -212,11 +225,14 @@ def test_a_users_mistake_is_told_and_neither_tried_again_nor_recorded(tmp_path: 
     assert (tally.done, failed) == (1, {})
 
 
-def test_a_run_that_another_process_holds_is_tried_until_it_is_free(tmp_path: Path) -> None:
+def test_a_run_that_another_process_holds_is_tried_until_it_is_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     jobs, failed = pretend(tmp_path, 1)
     busy = [Ended(BusyError.code, "another process is working on it", 0.0, False)] * 5
     place = Pretend(tmp_path, lambda name: busy.pop() if busy else DONE)
     assert Grid(jobs, Leases(tmp_path / "claims"), place).run().done == 1
+    assert capsys.readouterr().out.count("1 run left, which other processes work on") == 1
     assert (place.started, failed) == (Counter({"j0": 6}), {})
 
 
@@ -261,9 +277,23 @@ def test_the_board_shows_what_runs_and_what_is_left(tmp_path: Path) -> None:
     work._start()
     work.running["j0"].step = Step("training", 30, 40, "loss 0.5")
     head, first, second = grid.board_lines(work)
-    assert head.startswith("grid: 0 of 3 ended, 2 running, 1 waiting")
+    assert head.startswith("0 of 3 runs ended, 2 running, 1 waiting")
     assert first.startswith("  training  75% [###########    ] 0:00:00  label j0  loss 0.5")
     assert second.strip().startswith("starting 0:00:00  label j1")
+
+
+def test_the_time_to_go_is_at_least_that_of_the_slowest_run(tmp_path: Path) -> None:
+    jobs, _ = pretend(tmp_path, 3)
+    work = Grid(jobs, Leases(tmp_path / "claims"), Pretend(tmp_path, lambda name: DONE))
+    work._start()
+    now = work.begun + 60.0
+    assert grid.to_go(work, 0, now) == 0.0  # nothing tells yet
+    assert grid.to_go(work, 1, now) == pytest.approx(120.0)
+    slow = work.running["j0"]
+    slow.begun, slow.step = work.begun, Step("training", 5, 100, "")
+    assert grid.to_go(work, 1, now) == pytest.approx(60.0 * 19)
+    slow.step = Step("evaluating", 1, 100, "")  # says nothing of the time that training took
+    assert grid.to_go(work, 1, now) == pytest.approx(120.0)
 
 
 # ------------------------------------------------------------------------------------ one real job

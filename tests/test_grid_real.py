@@ -53,6 +53,21 @@ def test_poison_jobs_are_recorded_as_failed_and_the_others_finish(
     assert "poison" in board.stdout
 
 
+def test_a_bench_tells_at_once_what_failed_and_shows_the_rest(
+    data_root: Path, tmp_path: Path
+) -> None:
+    plugin = PLUGINS / "poison.py"
+    options = f"--dataset {TINY} --protocol smoke --plugin {plugin} --out {tmp_path}"
+    done = bench("bench", "poison", *options.split())
+    assert done.returncode == 1
+    assert f"error: poison {TINY} [0]: " in done.stderr
+    assert "raised ValueError: boom" in done.stderr
+    assert "try 2" not in done.stdout
+    assert "bc (floor)" in done.stdout
+    assert {item.algo for item in record.read_all([tmp_path / "records"])} == {"bc", "random"}
+    assert not list((tmp_path / "claims").iterdir())
+
+
 def test_two_grids_on_one_folder_finish_each_run_once(data_root: Path, tmp_path: Path) -> None:
     rows = ("bc", "random", "plain_net")
     both = [

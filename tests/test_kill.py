@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import algorithms
@@ -92,6 +94,43 @@ def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(
     (a,), (b,) = record.read_all([whole / "records"]), record.read_all([broken / "records"])
     assert a.returns == b.returns
     assert a.curve == b.curve
+
+
+def seconds_of(words: list[str], out: Path, most: float = float("inf")) -> tuple[float, float, int]:
+    """Run a command until it has taken `most` seconds of processor time, then kill it; returns the
+    seconds until there was a new checkpoint, all of them, and the exit code.
+    """
+    before = set(out.rglob("checkpoint-*.safetensors"))
+    process = psutil.Popen(command(*words), stderr=subprocess.DEVNULL, cwd=ROOT)
+    saved = spent = 0.0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            spent = max(spent, sum(process.cpu_times()[:2]))
+        if not saved and set(out.rglob("checkpoint-*.safetensors")) - before:
+            saved = spent
+        if spent > most:
+            process.kill()
+        time.sleep(0.01)
+    return saved, spent, process.wait()
+
+
+def test_a_run_that_is_killed_all_the_time_gets_on(data_root: Path, tmp_path: Path) -> None:
+    """Killed after twice the time of start-up and a checkpoint, it takes at most three times the
+    time that it takes alone.
+    """
+    options = f"bc {TINY} --protocol smoke --seeds 0 --progress none --steps 500"
+    words = ["train", *options.split(), "--checkpoint-seconds", "0.5", "--out"]
+    start, alone, code = seconds_of([*words, str(tmp_path / "whole")], tmp_path / "whole")
+    assert code == 0
+    out, all_of_it, codes = tmp_path / "broken", 0.0, [-1]
+    while codes[-1] and all_of_it < 3 * alone:
+        _, spent, code = seconds_of([*words, str(out)], out, 2 * start)
+        all_of_it += spent
+        codes.append(code)
+    assert all_of_it < 3 * alone, f"{codes}: start {start:.1f} s, alone {alone:.1f} s"
+    assert codes[1:] == [-signal.SIGKILL] * (len(codes) - 2) + [0]
+    assert len(codes) > 2, f"start {start:.1f} s, alone {alone:.1f} s: too short to be killed"
+    assert record.read_all([out / "records"])[0].status == "ok"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -19,7 +19,7 @@ EXPERT = {"continuous": "mpe/spread/expert-v1", "finite": "meanfield/squeeze-n10
 # others look for equilibria, which the shared reward of the game below does not reward.
 OWN_TESTS = {"diffusion_ql", "dof", "madiff", "mfcql", "offmmd", "tmfpg"}
 LEARNERS = [name for name in algorithms.names() if name not in OWN_TESTS | {"random"}]
-MOST_STEPS = {"continuous": 6_000, "finite": 1_500}  # else what the quick protocol gives
+MOST_STEPS = {"continuous": 2_500, "finite": 1_500}  # else what the quick protocol gives
 
 
 def cases() -> list[Any]:

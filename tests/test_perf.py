@@ -12,14 +12,19 @@ import pytest
 import torch
 
 import datasets
+from algorithms.bc import BC
 from algorithms.diffusion_ql import DiffusionQL, DiffusionQLConfig
 from algorithms.nn.unet import TeamUNet
 from benchmark import registry
-from benchmark.checks.fixtures import toy_dataset
+from benchmark.algorithm import build_group
+from benchmark.checks.fixtures import TEAM, toy_dataset
+from benchmark.cli.options import Train
+from benchmark.cli.train import plan
 from datasets.recipe import Plan, recipes
 from tests.perf import __main__ as perf
 from tests.perf import (
     bench_datasets,
+    bench_device,
     bench_loader,
     bench_om2p,
     bench_plans,
@@ -58,6 +63,28 @@ def test_a_dataset_is_timed_and_scaled_to_its_size(tmp_path: Path) -> None:
     assert row["episodes"] == plan.episodes()
     assert 0 < row["episodes_timed"] <= row["episodes"]
     assert row["make_seconds"] >= row["make_seconds_timed"] > 0
+
+
+def test_learners_are_timed_on_a_device(data_root: Path) -> None:
+    """On a CPU, by the same code as on a GPU."""
+    source = bench_device.learners()["mfdiffuser"]
+    options = Train("bc", source, protocol="smoke")
+    row = bench_device.measure(plan("bc", source, options)[0], seconds=0.0)
+    assert row.updates_per_second > 1
+    assert row.peak_mb > 10
+    assert 0 < row.busy < 2
+    assert f"{row.updates_per_second:,.1f}" in bench_device.line(row)
+    data, rngs = toy_dataset(TEAM), [np.random.default_rng(0)]
+    team = build_group(BC, BC.Config(width=8), TEAM, (0,))
+    team.prepare(data, 2, rngs)
+    batch = team.sample(data, rngs)
+    with bench_device.Waits() as waits:
+        losses = team.update(batch)
+    assert waits.count == 0
+    with waits:
+        losses["loss"].sum().item()
+    assert waits.count == 1
+    assert {"bc", "om2p", "mfdiffuser"} <= set(bench_device.learners())
 
 
 def test_a_goal_is_met_or_missed() -> None:

@@ -1,87 +1,33 @@
-"""bench and train: from an algorithm's name to records, a table, a plot and a page."""
+"""bench: from an algorithm's name to records, a table, a plot and a page."""
 
 from __future__ import annotations
 
-import contextlib
-import re
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import algorithms
 import datasets
 from benchmark import launch, registry
-from benchmark.cli import ROOT, board, parse_config
-from benchmark.cli.options import Bench, Grid, Profile, Train
+from benchmark.cli import board
+from benchmark.cli.board import RESULTS
+from benchmark.cli.grid import check_workers, cost_of, duration, job_of
+from benchmark.cli.options import Bench, Profile
+from benchmark.cli.train import PLAYED, TEAM, is_task, make_data, plan
 from benchmark.errors import UserError, unknown_name
-from benchmark.protocol import protocol
+from benchmark.executors import Local
+from benchmark.grid import Grid as Work
+from benchmark.leases import Leases
 
 if TYPE_CHECKING:
     from benchmark.record import Record
-    from benchmark.task import Task
     from benchmark.train import Run
-    from datasets import Dataset
 
-RESULTS = ROOT / "leaderboard" / "results"
 POPULATION = "meanfield/squeeze-n1000/medium-v1"  # main dataset of mean-field methods
-TEAM = "mpe/spread/medium-v1"  # and of the others
 TIERS = ("medium", "two-mode")  # what a task alone stands for
-PLAYED = "mpe/spread-v1"  # main task of online methods
-CROWD = "meanfield/queue-n256-v1"  # and of those that play whole populations
+CROWD = "meanfield/queue-n256-v1"  # main task of online methods that play whole populations
 FLOORS = ("random", "bc")
-
-
-def is_task(source: str) -> bool:
-    """Whether an id is a task's, namespace/name-vN, and not a dataset's, namespace/name/tier-vN."""
-    return bool(re.fullmatch(r"[^/]+/[^/]+-v\d+", source))
-
-
-def plan(
-    row: str, source: str, options: Bench | Train | Grid | Profile, config: Sequence[str] = ()
-) -> list[Run]:
-    """The runs of a row on a dataset, which must have been made; of an online row, on a task."""
-    from benchmark import runner
-
-    cls, _, variant = algorithms.registry(options.plugin).row(row)
-    online = variant.track == "online"
-    if online and not is_task(source):
-        raise UserError(f"{row} is online and takes a task such as {PLAYED}, found {source!r}.")
-    if is_task(source) and not online:
-        raise UserError(f"{row} learns from a dataset such as {TEAM}, found the task {source!r}.")
-    data = None
-    if not online:
-        data = datasets.load(source, backend=getattr(options, "backend", "auto"))
-    task = registry.task(source) if data is None else task_of(data)
-    defaults, _ = variant.resolve(task.spec.id, options.protocol)
-    overrides = parse_config(cls.Config, defaults, config, row) if config else {}
-    return runner.plan(
-        row,
-        cls,
-        variant,
-        task,
-        data,
-        protocol(options.protocol),
-        options.out / "checkpoints",
-        seeds=options.seeds or None,
-        overrides=overrides,
-        steps=getattr(options, "steps", None),
-        device=getattr(options, "device", "cpu"),
-        rankable=data is None or datasets.rankable(data),
-    )
-
-
-def task_of(data: Dataset) -> Task:
-    """The task in which what is learnt from a dataset is evaluated; UserError for data only."""
-    try:
-        return registry.task(data.spec.id)
-    except UserError:
-        transform = "" if data.obs_transform == "none" else f" ({data.obs_transform})"
-        raise UserError(
-            f"{data.id} cannot be evaluated: it is data of {data.spec.id}{transform}, for which"
-            " this suite has no environment; see the notes on its card."
-        ) from None
 
 
 def default_source(row: str, options: Bench | Profile) -> str:
@@ -106,87 +52,6 @@ def default_source(row: str, options: Bench | Profile) -> str:
     return POPULATION if "exchangeable" in cls.requires else TEAM
 
 
-def train(options: Train) -> int:
-    """One row on one dataset in this process."""
-    from tqdm import tqdm
-
-    from benchmark import runner
-    from benchmark.train import Progress
-
-    lines = options.progress == "lines"
-    if lines:
-        launch.end_with_parent()
-    failed = 0
-    for run in plan(options.algo, options.dataset, options, options.config):
-        total, episodes = max(run.steps, 1), run.protocol.episodes
-        bar = tqdm(total=total, desc=run.row, unit="step", disable=options.progress != "bar")
-        done = [0]
-
-        def show(step: int, losses: dict[str, float]) -> None:
-            text = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            if lines:
-                launch.report("training", step, total, text)  # noqa: B023
-            bar.set_postfix_str(text, refresh=False)  # noqa: B023
-            bar.update(step - bar.n)  # noqa: B023
-
-        def evaluated(count: int) -> None:
-            done[0] += count  # noqa: B023
-            bar.set_description_str(f"{run.row} evaluating")  # noqa: B023
-            if lines:
-                launch.report("evaluating", done[0], episodes)  # noqa: B023
-
-        with contextlib.closing(bar):
-            records = runner.execute(
-                run,
-                options.records or options.out / "records",
-                progress=Progress(show, evaluated),
-                sinks=options.track,
-                checkpoint_seconds=options.checkpoint_seconds,
-            )
-        for item in records:
-            if item.failed:
-                failed += 1
-                sentence = f"{item.algo} seed {item.seed} failed: {item.reason}"
-                print(f"error: {sentence}.", file=sys.stderr)
-            elif options.progress == "bar":
-                print(f"{item.algo} seed {item.seed}: mean team return {item.mean_return():.4g}")
-    return 1 if failed else 0
-
-
-def jobs_of(runs: Sequence[Run], options: Bench | Grid, config: Sequence[str]) -> list[launch.Job]:
-    """One process a group of seeds."""
-    common = ["--protocol", options.protocol, "--progress", "lines"]
-    common += ["--out", launch.absolute(options.out)]
-    if isinstance(options, Grid) and options.records:
-        common += ["--records", launch.absolute(options.records)]
-    if options.plugin:
-        common += ["--plugin", *(launch.absolute(Path(path)) for path in options.plugin)]
-    if isinstance(options, Bench) and options.track:
-        common += ["--track", *options.track]
-    made = []
-    for run in runs:
-        seeds = ["--seeds", *map(str, run.seeds)]
-        device = ["--device", run.device]
-        label = f"{run.row} [{','.join(map(str, run.seeds))}]"
-        arguments = ("train", run.row, run.source, *seeds, *device, *common, *config)
-        made.append(launch.Job(label, arguments))
-    return made
-
-
-def cost_of(run: Run, known: Sequence[Record]) -> tuple[float, float] | None:
-    """Core-seconds and megabytes of disk that a run may take, from records of the same row, on the
-    same dataset where there are any; None where there is none at all.
-    """
-    own = [r for r in known if r.algo == run.row and not r.failed]
-    like = [r.cost for r in own if (r.dataset or r.task) == run.source] or [r.cost for r in own]
-    if not like:
-        return None
-    each = sum(c.update_ms * run.steps / 1e3 + c.evaluate_seconds for c in like) / len(like)
-    # float32 weights, a target or EMA copy, and two moments of Adam
-    megabytes = 16e-6 * like[0].parameters * len(run.seeds)
-    return each * len(run.seeds) + 4.0, megabytes  # 4 s: start of a process
-
-
 def estimate(runs: Sequence[Run], workers: int) -> str:
     """Time and disk from records of the same rows and datasets; says so where there is none."""
     from benchmark import record
@@ -205,22 +70,12 @@ def estimate(runs: Sequence[Run], workers: int) -> str:
     return text
 
 
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def make_data(ids: Sequence[str]) -> None:
-    for dataset in ids:
-        if not is_task(dataset) and not datasets.path(dataset).exists():
-            datasets.make_dataset(dataset)
-
-
 def run(options: Bench) -> int:
     """The whole way, on one dataset."""
     from benchmark import runner
 
     begun = time.perf_counter()
+    check_workers(options.workers)
     chosen = default_source(options.algo, options)
     floors = () if is_task(chosen) else FLOORS  # an online board knows random play as it is
     rows = [options.algo, *(floor for floor in floors if floor != options.algo)]
@@ -251,24 +106,24 @@ def run(options: Bench) -> int:
         print(f"estimate: {estimate(todo, options.workers)}, in {options.out}")
     else:
         print("every run is finished; delete its records to run again.")
-    jobs = [job for item in todo for job in jobs_of([item], options, main_config(item, options))]
-    outcomes = launch.run_jobs(jobs, options.workers)
+    code = work(todo, options)
     for item in todo:
         ready += runner.find_records(item, [own]) or []
-    code = report(outcomes)
     if ready:
         board.show(ready, options.out, options.algo)
     print(f"done in {duration(time.perf_counter() - begun)}")
     return code
 
 
-def main_config(item: Run, options: Bench) -> Sequence[str]:
-    return options.config if item.row == options.algo else ()
-
-
-def report(outcomes: Sequence[launch.Outcome]) -> int:
-    """One sentence for each job that failed."""
-    bad = [outcome for outcome in outcomes if outcome.code]
-    for outcome in bad:
-        print(f"error: {outcome.job.label}: {outcome.error or 'it failed'}", file=sys.stderr)
+def work(todo: Sequence[Run], options: Bench) -> int:
+    """Run what is missing, and say in one sentence why a run failed; it is not tried again."""
+    if not todo:
+        return 0
+    config = {options.algo: options.config}
+    jobs = [job_of(item, options, config.get(item.row, ())) for item in todo]
+    executor = Local(options.workers)
+    tally = Work(jobs, Leases(options.out / "claims"), executor, tries=1).run()
+    bad = tally.failed | tally.refused
+    for label, reason in bad.items():
+        print(f"error: {label}: {reason}", file=sys.stderr)
     return 1 if bad else 0

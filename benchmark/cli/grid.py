@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import algorithms
 from benchmark import files, launch, record, runner
-from benchmark.cli.bench import RESULTS, cost_of, duration, jobs_of, make_data, plan
-from benchmark.cli.options import Grid
+from benchmark.cli.board import RESULTS
+from benchmark.cli.options import Bench, Grid
+from benchmark.cli.train import make_data, plan
 from benchmark.errors import UserError
 from benchmark.executors import EXECUTORS
 from benchmark.grid import Grid as Work
@@ -21,6 +22,7 @@ from benchmark.leases import Leases
 
 if TYPE_CHECKING:
     from benchmark.record import Record
+    from benchmark.train import Run
 
 NAME = 24  # hexadecimal digits of a run key that name a job
 
@@ -39,8 +41,7 @@ class Cost:
 
 def run(options: Grid) -> int:
     """Every row on every dataset; a job that fails does not stop the others."""
-    if options.workers < 0:
-        raise UserError(f"option --workers: found {options.workers}, expected 0 or more.")
+    check_workers(options.workers)
     if options.patience <= 0:
         raise UserError(f"option --patience: found {options.patience:g}, expected hours above 0.")
     for row in options.algos:
@@ -75,6 +76,11 @@ def run(options: Grid) -> int:
     return 1 if tally.failed or tally.refused else 0
 
 
+def check_workers(count: int) -> None:
+    if count < 0:
+        raise UserError(f"option --workers: found {count}, expected 0 or more.")
+
+
 def jobs(
     row: str, source: str, options: Grid, records: Path, known: Sequence[Record]
 ) -> list[tuple[Job, Cost]]:
@@ -87,25 +93,61 @@ def jobs(
         print(f"skipped: {error}", file=sys.stderr)
         return []
     made = []
-    for item, job in zip(runs, jobs_of(runs, options, options.config), strict=True):
-        key, paths = item.key, runner.record_paths(item, records)
+    for item in runs:
 
-        def finished(paths: list[Path] = paths) -> bool:
-            return all(path.exists() for path in paths)
-
-        def fail(reason: str, key: str = key) -> None:
+        def fail(reason: str, key: str = item.key) -> None:
             # Planned again: a run holds its dataset, and a thousand of them would fill the memory.
             again = plan(row, source, options, options.config)
             runner.fail(next(run for run in again if run.key == key), reason, records)
 
-        label = f"{row} {source} [{','.join(map(str, item.seeds))}]"
-        made.append(
-            (
-                Job(key[:NAME], label, job.arguments, item.where.resolve(), finished, fail),
-                Cost(row, cost_of(item, known)),
-            )
-        )
+        job = job_of(item, options, options.config, fail)
+        made.append((job, Cost(row, cost_of(item, known))))
     return made
+
+
+def job_of(
+    run: Run,
+    options: Bench | Grid,
+    config: Sequence[str],
+    fail: Callable[[str], None] | None = None,
+) -> Job:
+    """A group of seeds as a process of its own."""
+    records = getattr(options, "records", None) or options.out / "records"
+    paths, seeds = runner.record_paths(run, records), [str(seed) for seed in run.seeds]
+    arguments = ["train", run.row, run.source, "--seeds", *seeds, "--device", run.device]
+    arguments += ["--protocol", options.protocol, "--progress", "lines"]
+    arguments += ["--out", str(options.out.resolve()), "--records", str(records.resolve())]
+    if options.plugin:
+        arguments += ["--plugin", *(str(Path(path).resolve()) for path in options.plugin)]
+    if track := getattr(options, "track", ()):
+        arguments += ["--track", *track]
+    return Job(
+        run.key[:NAME],
+        f"{run.row} {run.source} [{','.join(seeds)}]",
+        (*arguments, *config),
+        run.where.resolve(),
+        lambda: all(path.exists() for path in paths),
+        fail,
+    )
+
+
+def cost_of(run: Run, known: Sequence[Record]) -> tuple[float, float] | None:
+    """Core-seconds and megabytes of disk that a run may take, from records of the same row, on the
+    same dataset where there are any; None where there is none at all.
+    """
+    own = [r for r in known if r.algo == run.row and not r.failed]
+    like = [r.cost for r in own if (r.dataset or r.task) == run.source] or [r.cost for r in own]
+    if not like:
+        return None
+    each = sum(c.update_ms * run.steps / 1e3 + c.evaluate_seconds for c in like) / len(like)
+    # float32 weights, a target or EMA copy, and two moments of Adam
+    megabytes = 16e-6 * like[0].parameters * len(run.seeds)
+    return each * len(run.seeds) + 4.0, megabytes  # 4 s: start of a process
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def preview(costs: Sequence[Cost], slots: int) -> str:

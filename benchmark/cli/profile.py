@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from benchmark.cli.bench import default_source, is_task, make_data, plan
+from benchmark.cli.bench import default_source
 from benchmark.cli.options import Profile
+from benchmark.cli.train import is_task, make_data, plan
 from benchmark.errors import UserError
 
 

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark import launch, provenance, record, registry, trace
-from benchmark.cli import ROOT, bench
+from benchmark.cli import ROOT
+from benchmark.cli.train import make_data
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def foreign_code(item: Record, suite: Suite, options: Verify) -> Path | None:
 def train(item: Record, plugin: Path | None, options: Verify) -> Record:
     """The record of the same run, made here."""
     if item.dataset:
-        bench.make_data([item.dataset])
+        make_data([item.dataset])
     arguments = ["train", item.algo, item.dataset or item.task, "--protocol", item.protocol]
     arguments += ["--seeds", *map(str, item.group), "--device", item.cost.device]
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ from benchmark import checkpoint, files, policy, record, registry, trace
 from benchmark.cli import bench, board
 from benchmark.cli import grid as grids
 from benchmark.cli.options import Bench, Grid, Submit
+from benchmark.cli.train import make_data, plan
 from benchmark.errors import UserError
 from benchmark.protocol import protocol
 
@@ -85,13 +86,8 @@ def finished_runs(options: Submit) -> list[Run]:
         out=options.out,
         workers=options.workers,
     )
-    bench.make_data(sources)
-    runs = [
-        item
-        for source in sources
-        for row in options.algos
-        for item in bench.plan(row, source, grid)
-    ]
+    make_data(sources)
+    runs = [item for source in sources for row in options.algos for item in plan(row, source, grid)]
     if grids.run(grid):
         raise UserError("not every run ended, see above; the same command goes on from there.")
     return runs
