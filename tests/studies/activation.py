@@ -1,6 +1,6 @@
 """How far TMF-PG's learners stay from equilibrium when B of N agents act at a step.
 
-    python -m tests.studies.activation [--n 32] [--seeds 0 1 2] [--record]
+    python -m tests.studies.activation [--n 16] [--seeds 0 1 2] [--record]
 
 Three learners and behaviour cloning, on resources and the queue: one that knows the game
 (`tmfpg.oracle`), one that has logged data only (`tmfpg`, medium data made for each B), one that
@@ -96,7 +96,7 @@ def measure(n: int, seeds: Sequence[int], folder: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--n", type=int, default=32)
+    parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/activation"))
     parser.add_argument("--record", action="store_true")
