@@ -73,8 +73,9 @@ def effects(records: list[Record]) -> str:
   (`{UNWEIGHTED}`) {spoken(records, UNWEIGHTED)}. The effect looked for (at least 0.85 of the
   optimum, and 0.2 above unweighted) is {verdict}: {optimum:.2f} and {gain:+.2f}.
 - **Coarse-to-fine sampling**: `{COARSE}` scores {spoken(records, COARSE)}. It generates a
-  population of 1,000 agents {some} times as fast as flat sampling, which takes {flat} ms of processor
-  time, and one of 4,000 agents {many} times as fast ([paired](leaderboard/perf/hierarchy.json))."""
+  population of 1,000 agents {some} times as fast as flat sampling, which takes {flat} ms of
+  processor time, and one of 4,000 {many} times as fast
+  ([paired](leaderboard/perf/hierarchy.json))."""
 
 
 def tiers(records: list[Record], tasks: tuple[str, ...]) -> str:
