@@ -11,7 +11,7 @@ TORCH ?=
 PROTOCOL ?= quick
 
 BIN := $(VENV)/bin
-RUN := $(BIN)/python -m benchmark
+CLI := $(BIN)/python -m benchmark
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -43,66 +43,67 @@ endif
 
 bench: setup ## ALGO= [DATASET= TASK= SEEDS= PROTOCOL= PLUGIN= ARGS=]: make data, train, rank, draw
 	$(call need,ALGO,mfdiffuser)
-	@$(RUN) bench $(ALGO) $(if $(DATASET),--dataset $(DATASET)) $(if $(TASK),--task $(TASK)) $(common)
+	@$(CLI) bench $(ALGO) $(if $(DATASET),--dataset $(DATASET)) $(if $(TASK),--task $(TASK)) $(common)
 
 train: setup ## ALGO= DATASET= [SEEDS= PROTOCOL= ARGS=]: one row on one dataset, in one process
 	$(call need,ALGO,bc)
 	$(call need,DATASET,mpe/spread/medium-v1)
-	@$(RUN) train $(ALGO) $(DATASET) $(common)
+	@$(CLI) train $(ALGO) $(DATASET) $(common)
 
 grid: setup ## ALGOS= DATASETS= [SEEDS= PROTOCOL= EXECUTOR=ray ARGS=]: many runs, resumable
 	$(call need,ALGOS,"bc matd3bc")
 	$(call need,DATASETS,"mpe/spread/medium-v1")
-	@$(RUN) grid --algos $(ALGOS) --datasets $(DATASETS) $(if $(EXECUTOR),--executor $(EXECUTOR)) $(common)
+	@$(CLI) grid --algos $(ALGOS) --datasets $(DATASETS) $(if $(EXECUTOR),--executor $(EXECUTOR)) $(common)
 
 profile: setup ## ALGO= [DATASET= TASK= ARGS=]: where an update's time goes, beside its floor
 	$(call need,ALGO,matd3bc)
-	@$(RUN) profile $(ALGO) $(if $(DATASET),--dataset $(DATASET)) $(if $(TASK),--task $(TASK)) $(common)
+	@$(CLI) profile $(ALGO) $(if $(DATASET),--dataset $(DATASET)) $(if $(TASK),--task $(TASK)) $(common)
 
 data: setup ## DATASET= or ALL=1: make datasets from their recipes (ALL: the small ones; goes on)
-	@$(RUN) data $(DATASET) $(if $(ALL),--all) $(ARGS)
+	@$(CLI) data $(DATASET) $(if $(ALL),--all) $(ARGS)
 
 datasets: setup ## print the catalogue of datasets, one id a row
-	@$(RUN) datasets $(ARGS)
+	@$(CLI) datasets $(ARGS)
 
 new: setup ## ALGO= [PLUGIN=/path/ALGO.py]: write the start of an algorithm
 	$(call need,ALGO,mine)
-	@$(RUN) new $(ALGO) $(plugins)
+	@$(CLI) new $(ALGO) $(plugins)
 
 check: setup ## ALGO=, TASK= or DATASET=: hold it against the contracts
-	@$(RUN) check $(if $(ALGO),--algo $(ALGO)) $(if $(TASK),--task $(TASK)) \
+	@$(CLI) check $(if $(ALGO),--algo $(ALGO)) $(if $(TASK),--task $(TASK)) \
 	  $(if $(DATASET),--dataset $(DATASET)) $(plugins) $(ARGS)
 
 reference: setup ## TASK=: measure a task's reference scores and write them
 	$(call need,TASK,mpe/spread-v1)
-	@$(RUN) reference $(TASK) $(ARGS)
+	@$(CLI) reference $(TASK) $(ARGS)
 
 submit: setup ## ALGO= [DATASETS= PROTOCOL= PLUGIN= ARGS=]: check, run what is missing, write a submission
 	$(call need,ALGO,mine)
-	@$(RUN) submit $(ALGO) $(if $(DATASETS),--datasets $(DATASETS)) $(plugins) \
+	@$(CLI) submit $(ALGO) $(if $(DATASETS),--datasets $(DATASETS)) $(plugins) \
 	  --protocol $(PROTOCOL) $(ARGS)
 
 verify: setup ## [SUBMISSION= LEVEL=1 BASE= RUN_CODE=1 PLUGIN= ARGS=]: is what was submitted true
-	@$(RUN) verify $(SUBMISSION) $(if $(LEVEL),--level $(LEVEL)) $(if $(BASE),--base $(BASE)) \
+	@$(CLI) verify $(SUBMISSION) $(if $(LEVEL),--level $(LEVEL)) $(if $(BASE),--base $(BASE)) \
 	  $(if $(RUN_CODE),--run-code) $(plugins) $(ARGS)
 
 leaderboard: setup ## [ARGS="--view summary --format latex"]: the board of the committed records
-	@$(RUN) leaderboard $(ARGS)
+	@$(CLI) leaderboard $(ARGS)
 
 plots: setup ## [KINDS="bars cost tiers"]: draw the committed records as PNG and SVG
-	@$(RUN) plots $(KINDS) $(ARGS)
+	@$(CLI) plots $(KINDS) $(ARGS)
 
 site: setup ## build the one-file page of the committed records
-	@$(RUN) site $(ARGS)
+	@$(CLI) site $(ARGS)
 
 claims: setup ## [CLAIM=omsd]: the papers' claims against the committed records and studies
-	@$(RUN) claims $(CLAIM) $(ARGS)
+	@$(CLI) claims $(CLAIM) $(ARGS)
 
 readme: setup ## fill the README's tables and figures from the committed records
-	@$(RUN) readme $(ARGS)
+	@$(CLI) readme $(ARGS)
 
-render: setup ## TASK= [POLICY="random expert"] or ALL=1: a GIF and a PNG of a task, or of all
-	@$(RUN) render $(TASK) $(if $(POLICY),--policy $(POLICY)) $(if $(ALL),--all) $(ARGS)
+render: setup ## TASK= or RUN=CHECKPOINT|KEY|RECORD [POLICY="random expert"], or ALL=1: GIF and PNG
+	@$(CLI) render $(TASK) $(if $(RUN),--run $(RUN)) $(if $(POLICY),--policy $(POLICY)) \
+	  $(if $(ALL),--all) $(plugins) $(ARGS)
 
 perf: setup ## [FULL=1 ARGS="--only loader --record"]: goals of speed and memory, met or missed
 	@$(BIN)/python -m tests.perf $(if $(FULL),--full) $(ARGS)

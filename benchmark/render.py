@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,12 +156,21 @@ def policy(task: Task, name: str) -> Policy:
     raise unknown_name(f"policy of {task.spec.id}", name, {"random", "expert", *lines, *actors})
 
 
-def film(task: Task, names: Sequence[str] = ("expert",), seed: int = SEED) -> Film:
-    """An episode of each policy, one after the other; of a task of one step, several episodes."""
+def film(
+    task: Task,
+    names: Sequence[str] = ("expert",),
+    seed: int = SEED,
+    trained: Mapping[str, Policy] | None = None,
+) -> Film:
+    """An episode of each policy, one after the other; of a task of one step, several episodes.
+
+    A name is one that `policy` knows, or one of `trained`, policies from checkpoints.
+    """
     most = max(2, FRAMES // len(names))
     frames: list[Array] = []
     for name in names:
-        frames += _Reel(task, name, most).episodes(seed)
+        found = (trained or {}).get(name) or policy(task, name)
+        frames += _Reel(task, name, found, most).episodes(seed)
     seconds = 0.15 if task.spec.horizon == 1 else min(max(2.5 / len(frames), 0.04), 0.3)
     return Film(np.stack(frames), seconds)
 
@@ -169,9 +178,8 @@ def film(task: Task, names: Sequence[str] = ("expert",), seed: int = SEED) -> Fi
 class _Reel:
     """The frames of one policy, `most` at most."""
 
-    def __init__(self, task: Task, name: str, most: int) -> None:
-        self.task, self.name, self.most = task, name, most
-        self.policy = policy(task, name)
+    def __init__(self, task: Task, name: str, played: Policy, most: int) -> None:
+        self.task, self.name, self.policy, self.most = task, name, played, most
         self.env = task.arrays(1)
         self.scene = scene(task, self.env)
         self.frames: list[Array] = []

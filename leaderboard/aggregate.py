@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmark.task import Array
 from leaderboard import scores
-from leaderboard.columns import mark, plain
+from leaderboard.columns import described, mark, plain
 from leaderboard.formats import Sheet, Table
 from leaderboard.rows import EXECUTIONS, Row
 from leaderboard.scores import BOOTSTRAP_FROM, Estimate
@@ -240,12 +240,8 @@ def flat(summary: Summary, line: Line) -> dict[str, Any]:
         "protocol_version": group.protocol_version,
         "namespace": group.namespace,
         "datasets": list(summary.datasets),
-        "kind": line.row.kind,
+        **described(line.row),
         "rank": line.rank,
-        "algorithm": line.row.label,
-        "paper": line.row.paper,
-        "reconstruction": line.row.reconstruction,
-        "execution": line.row.execution,
         "seeds": line.seeds,
     }
     found: dict[str, Estimate | None] = {**line.estimates, "over_bc": line.over_bc}

@@ -25,7 +25,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from benchmark.errors import UserError
-from leaderboard import measures
+from leaderboard import measures, studies
 from leaderboard.columns import number
 from leaderboard.measures import Evidence, Measured, Missing
 from leaderboard.rows import Row
@@ -48,8 +48,8 @@ AnyTest = Annotated[
     | measures.Against
     | measures.CostRatio
     | measures.SpeedUp
-    | measures.Study
-    | measures.StudyRatio,
+    | studies.Study
+    | studies.StudyRatio,
     Field(discriminator="measure"),
 ]
 
@@ -157,7 +157,7 @@ def _as_published(row: Row, card: Card, published_data: Callable[[str], bool]) -
 
 def _measure(test: measures.Test, evidence: Evidence) -> tuple[Measured, ...]:
     """What a test measures, with each algorithm in one version of its code: the newest that has all
-    records that the test asks for. Raises Missing.
+    records that the test asks for. Raises Missing with what the newest lacks.
     """
     versions: dict[str, dict[str, str]] = {}  # algorithm -> hash of its code -> when it last ran
     for run in (run for row in evidence.rows for run in row.runs):
@@ -166,17 +166,21 @@ def _measure(test: measures.Test, evidence: Evidence) -> tuple[Measured, ...]:
     for name, codes in sorted(versions.items()):
         if len(codes) < 2 or not re.search(rf"'{name}[.']", repr(test)):
             continue
-        kept = evidence
-        for code in sorted(codes, key=lambda code: (codes[code], code), reverse=True):
-            rows = [row for row in evidence.rows if _is_version(row, name, code)]
-            kept = replace(evidence, rows=rows)
-            try:
-                test.measured(kept)
-                break
-            except Missing:
-                continue
-        evidence = kept
+        newest_first = sorted(codes, key=lambda code: (codes[code], code), reverse=True)
+        only = [
+            replace(evidence, rows=[row for row in evidence.rows if _is_version(row, name, code)])
+            for code in newest_first
+        ]
+        evidence = next((one for one in only if _is_measured(test, one)), only[0])
     return tuple(test.measured(evidence))
+
+
+def _is_measured(test: measures.Test, evidence: Evidence) -> bool:
+    try:
+        test.measured(evidence)
+    except Missing:
+        return False
+    return True
 
 
 def _is_version(row: Row, name: str, code: str) -> bool:

@@ -159,6 +159,18 @@ def mark(row: Row) -> str:
     return "reconstruction" if row.reconstruction else ""
 
 
+def described(row: Row) -> dict[str, Any]:
+    """What a row is, as plain values for CSV and JSON."""
+    return {
+        "kind": row.kind,
+        "rank": row.rank,
+        "algorithm": row.label,
+        "paper": row.paper,
+        "reconstruction": row.reconstruction,
+        "execution": row.execution,
+    }
+
+
 def _name(row: Row) -> str:
     return f"{plain(row.label)} ({mark(row)})" if mark(row) else plain(row.label)
 

@@ -11,8 +11,9 @@ A test is a few lines of TOML, see `leaderboard/claims`. Its `measure` names the
     study        cells of leaderboard/studies or leaderboard/perf, each by itself
     study-ratio  ratio of two cells of one study
 
-Seeds are resampled within each row and dataset; below 5 seeds a linear measure has Welch's
-t-interval, any other its value alone. Failed seeds count, as on the boards.
+The last two are in `leaderboard/studies.py`. Seeds are resampled within each row and dataset; below
+5 seeds a linear measure has Welch's t-interval, any other its value alone. Failed seeds count, as
+on the boards.
 """
 
 from __future__ import annotations
@@ -88,7 +89,6 @@ class Test:
         raise NotImplementedError
 
 
-# ------------------------------------------------------------------------------------------ records
 def find(evidence: Evidence, name: str, board: str, config: Mapping[str, Any] | None = None) -> Row:
     """The row of an algorithm on a dataset (or task) with the most seeds; raises Missing."""
     if reason := evidence.obstacle(name, board):
@@ -262,88 +262,3 @@ def _returns(row: Row) -> tuple[Array, Array]:
             f"the records of {row.algo} on {row.board.title} lack whole curves of returns"
         )
     return np.array(curves[0][0]), np.array([y for _, y in curves])
-
-
-# ------------------------------------------------------------------------------------------ studies
-Filter = dict[str, Any]
-
-
-def cells(evidence: Evidence, study: str, table: str, where: Filter) -> list[dict[str, Any]]:
-    """Rows of a study's table whose fields have the values, or one of the values, of a filter."""
-    if study not in evidence.studies:
-        raise Missing(f"there is no study {study}")
-
-    def fits(cell: dict[str, Any]) -> bool:
-        return all(cell.get(k) in (v if isinstance(v, list) else [v]) for k, v in where.items())
-
-    found = [cell for cell in evidence.studies[study].get(table, []) if fits(cell)]
-    if not found:
-        raise Missing(f"the study {study} has no cell with {where}")
-    return found
-
-
-def value_of(cell: dict[str, Any], path: str) -> Any:
-    for name in path.split("."):
-        cell = cell.get(name, {})
-    return cell if cell != {} else None
-
-
-def estimate_of(cell: dict[str, Any], path: str, study: str) -> tuple[Estimate, int | None]:
-    """A number with its `_low` and `_high` (or `low`, `high`) beside it, or the mean of seeds."""
-    value = value_of(cell, path)
-    if isinstance(value, list):
-        return scores.contrast([np.array(value, dtype=float)], [1.0]), len(value)
-    low, high = (cell.get(f"{path}_{end}", cell.get(end)) for end in ("low", "high"))
-    if value is None or low is None or high is None:
-        raise Missing(f"the study {study} has no {path} with an interval")
-    return Estimate(float(value), float(low), float(high), "study"), None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study(Test):
-    measure: Literal["study"]
-    study: str
-    where: Filter
-    value: str  # field, with dots for nested ones
-    minus: str = ""  # field of what is taken off, a number or other seeds
-    table: str = "rows"
-
-    def measured(self, evidence: Evidence) -> list[Measured]:
-        result = []
-        for cell in cells(evidence, self.study, self.table, self.where):
-            found, seeds = estimate_of(cell, self.value, self.study)
-            other = value_of(cell, self.minus) if self.minus else None
-            if isinstance(other, list):
-                both = [np.array(value_of(cell, name)) for name in (self.value, self.minus)]
-                found = scores.contrast(both, [1.0, -1.0])
-                seeds = min(len(one) for one in both)
-            elif self.minus:
-                off = float(value_of(cell, self.minus))
-                ends = [None if end is None else end - off for end in (found.low, found.high)]
-                found = Estimate(found.value - off, ends[0], ends[1], found.method)
-            result.append(Measured(found, seeds))
-        return result
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyRatio(Test):
-    """The largest ratio of a cell of `top` to the one of `bottom`, with the widest interval."""
-
-    measure: Literal["study-ratio"]
-    study: str
-    top: Filter
-    bottom: Filter
-    value: str
-    table: str = "rows"
-
-    def measured(self, evidence: Evidence) -> list[Measured]:
-        (below,) = cells(evidence, self.study, self.table, self.bottom)[:1]
-        under, _ = estimate_of(below, self.value, self.study)
-        ratios = []
-        for cell in cells(evidence, self.study, self.table, self.top):
-            over, _ = estimate_of(cell, self.value, self.study)
-            if under.low is None or under.high is None or over.low is None or over.high is None:
-                raise Missing(f"the study {self.study} has no interval of {self.value}")
-            ends = over.low / under.high, over.high / under.low
-            ratios.append(Estimate(over.value / under.value, *ends, "study"))
-        return [Measured(max(ratios, key=lambda ratio: ratio.value))]

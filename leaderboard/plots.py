@@ -19,7 +19,8 @@ from benchmark import files
 from benchmark.errors import UserError
 from benchmark.record import Record
 from leaderboard.columns import mark, number, plain
-from leaderboard.rows import RAW, Board, Row, by_board, labelled
+from leaderboard.rows import RAW, Board, Row, by_board
+from leaderboard.summarise import labelled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,8 +25,9 @@ from pathlib import Path
 
 from benchmark.errors import UserError, unknown_name
 from benchmark.task import Reference
-from leaderboard.rows import Board, Row, Scale, by_board, scale
+from leaderboard.rows import Board, Row, Scale, by_board
 from leaderboard.scores import Estimate
+from leaderboard.summarise import scale
 
 FOLDER = Path(__file__).parent / "published"
 COLUMNS = ["source", "benchmark", "task", "tier", "algorithm", "unit", "mean", "std", "note"]

@@ -1,7 +1,7 @@
 """The board as one HTML file that opens from disk: no network, no framework, under 1 MB.
 
-`build(records, rows)`. Equal records in any order give equal bytes. Names in records are a
-stranger's text, so everything is escaped by the template engine, links are made only from arXiv
+`build(records, rows, findings)`. Equal records in any order give equal bytes. Names in records are
+a stranger's text, so everything is escaped by the template engine, links are made only from arXiv
 numbers, and a content security policy admits the one style and the one script by their hashes.
 """
 
@@ -17,19 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmark.files import sha256
 from benchmark.protocol import protocol
-from benchmark.record import Record
-from leaderboard.columns import Column, about, columns, interval, mark, number, plain, seeds
+from benchmark.record import Provenance, Record
+from leaderboard.claims import Finding
+from leaderboard.claims_table import tally
+from leaderboard.columns import (
+    Column,
+    about,
+    columns,
+    mark,
+    number,
+    plain,
+    published_columns,
+)
 from leaderboard.rows import LEVELS, RAW, Board, Row, by_board
+from leaderboard.site_drawings import axis, bar, curves, fixed_line, points_of_a_line
 
 PAGE = Path(__file__).parent / "page"
-BAR = 200  # width of a bar's drawing
-CURVE_POINTS = 32  # a loss is thinned to this many points
-CURVES = 4  # losses drawn for a run, at most
-CURVE_SIZE = (180, 56)
 HIDDEN = (
     "execution",
     "each seed",
@@ -48,14 +53,21 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Cell:
-    title: str
     text: str
-    value: float | str | None  # what the column sorts by
+    value: str  # what the column sorts by, where that is not the text
     right: bool
 
 
-def build(records: Sequence[Record], rows: Sequence[Row]) -> str:
-    """The page of `rows`, which were summarised from `records`."""
+@dataclass(frozen=True)
+class Whole:
+    """What a row's details need to know of the page."""
+
+    environments: dict[str, int]  # a machine and its packages -> their number on the page
+    points: int  # of a line of a curve
+
+
+def build(records: Sequence[Record], rows: Sequence[Row], findings: Sequence[Finding] = ()) -> str:
+    """The page of `rows`, which were summarised from `records`, and of claims held against them."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -67,7 +79,9 @@ def build(records: Sequence[Record], rows: Sequence[Row]) -> str:
     )
     environment.filters |= {"plain": plain}
     style, script = ((PAGE / name).read_text() for name in ("page.css", "page.js"))
-    boards = [_board(board, own) for board, own in by_board(rows).items()]
+    found = sorted({_environment(run.provenance) for row in rows for run in row.runs})
+    whole = Whole({text: i for i, text in enumerate(found, 1)}, points_of_a_line(rows))
+    boards = [_board(board, own, whole) for board, own in by_board(rows).items()]
     levels = [row.level for row in rows if row.kind == "algorithm" and row.level is not None]
     return environment.get_template("index.html.j2").render(
         style=style,
@@ -85,6 +99,9 @@ def build(records: Sequence[Record], rows: Sequence[Row]) -> str:
         level=min(1, max(levels, default=0)),  # self-reported rows are shown on request
         n_algorithms=len({row.algo for row in rows if row.kind == "algorithm"}),
         n_runs=len(records),
+        claims=_claims(findings, {run_id(row) for row in rows if row.runs}),
+        tally=tally(findings),
+        environments=found,
         digest=_digest(records),
     )
 
@@ -112,8 +129,9 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _board(board: Board, rows: Sequence[Row]) -> dict[str, Any]:
+def _board(board: Board, rows: Sequence[Row], whole: Whole) -> dict[str, Any]:
     about_board = about(board, rows)
+    beside = [row for row in rows if row.printed and row.printed.comparable != "no"]
     rows = [row for row in rows if row.kind != "published"]
     results, costs = columns(board, rows)
     shown = [column for column in (*results[2:], *costs[1:]) if column.title != "level"]
@@ -121,14 +139,15 @@ def _board(board: Board, rows: Sequence[Row]) -> dict[str, Any]:
     executions = list(dict.fromkeys(row.execution for row in ranked))
     groups = [(name, [r for r in ranked if r.execution == name]) for name in executions]
     fixed = [row for row in rows if row.kind in ("floor", "reference")]
-    low, high = _range(rows)
-    lines = [_line(row, low, high) for row in fixed if row.value is not None]
+    low, high = axis(rows)
+    lines = [fixed_line(row, low, high) for row in fixed if row.value is not None]
     best = "equilibrium" if board.metric == "exploitability" else "expert"
 
     def shaped(row: Row) -> dict[str, Any]:
-        return _row(row, shown, low, high)
+        return _row(row, shown, whole) | {"bar": bar(row, low, high)}
 
     return {
+        "id": "board-" + sha256(repr(board.order()).encode())[:10],
         "title": board.title,
         "track": board.track,
         "task": board.task,
@@ -144,89 +163,95 @@ def _board(board: Board, rows: Sequence[Row]) -> dict[str, Any]:
         "groups": [(name, [shaped(row) for row in own]) for name, own in groups],
         "fixed": [shaped(row) for row in fixed],
         "lines": lines,
+        "published": [_cells(row, published_columns()) for row in beside],
+        "published_columns": published_columns(),
     }
 
 
-def _row(row: Row, shown: Sequence[Column], low: float, high: float) -> dict[str, Any]:
+def run_id(row: Row) -> str:
+    """Where a row's runs stand on the page."""
+    return "run-" + sha256(repr((row.board.order(), row.label)).encode())[:10]
+
+
+def _cells(row: Row, shown: Sequence[Column]) -> list[Cell]:
+    return [Cell(c.cell(row), _sorted_by(c.value(row), c.cell(row)), c.right) for c in shown]
+
+
+def _sorted_by(value: float | str | None, text: str) -> str:
+    """A number that its text does not show, "12.5 s"; "" where the text sorts as well."""
+    if value is None or isinstance(value, str):
+        return ""
+    try:
+        float(text)
+    except ValueError:
+        return f"{value:.5g}"
+    return ""
+
+
+def _row(row: Row, shown: Sequence[Column], whole: Whole) -> dict[str, Any]:
     return {
-        "id": "run-" + sha256(repr((row.board.order(), row.label)).encode())[:10],
+        "id": run_id(row),
         "rank": row.rank,
         "label": plain(row.label),
         "mark": mark(row),
         "kind": row.kind,
         "level": row.level,
         "level_name": "" if row.level is None else LEVELS[row.level],
-        "cells": [Cell(c.title, c.cell(row), c.value(row), c.right) for c in shown],
-        "bar": _bar(row, low, high),
-        "search": " ".join((row.label, row.paper, row.board.title, row.execution)).lower(),
+        "cells": _cells(row, shown),
         "notes": row.notes,
-        "detail": _detail(row) if row.runs else None,
+        "detail": _detail(row, whole) if row.runs else None,
     }
 
 
-# -------------------------------------------------------------------------------------------- bars
-def _range(rows: Sequence[Row]) -> tuple[float, float]:
-    """Ends of the axis that all bars of a board share: every seed and fixed line is inside."""
-    values = [p for row in rows for p in row.points]
-    values += [row.value.value for row in rows if row.value]
-    low, high = min([0.0, *values]), max([0.0, *values])
-    margin = 0.05 * (high - low or 1.0)
-    return low - (margin if low < 0 else 0.0), high + margin
+# ------------------------------------------------------------------------------------------ claims
+def _claims(findings: Sequence[Finding], known: set[str]) -> list[dict[str, Any]]:
+    """A row a claim, with links to the runs on this page that it was held against."""
+    result = []
+    for finding in findings:
+        card = finding.card
+        rows = [row for part in finding.parts for found in part.found for row in found.rows]
+        links = {run_id(row): f"{row.label} on {row.board.title}" for row in rows}
+        result.append(
+            {
+                "id": f"claim-{card.name}",
+                "paper": card.method,
+                "arxiv": _arxiv(card.paper),
+                "title": card.title,
+                "says": card.says,
+                "where": card.where,
+                "here": card.protocol,
+                "measured": finding.measured or "nothing yet",
+                "verdict": finding.verdict,
+                "reason": finding.reason,
+                "runs": [(name, label) for name, label in links.items() if name in known],
+            }
+        )
+    return result
 
 
-def _x(value: float, low: float, high: float) -> float:
-    """Horizontal place in a bar's drawing; what lies outside ends at its edge."""
-    return round(float(np.clip(BAR * (value - low) / (high - low), 0, BAR)), 1)
-
-
-def _line(row: Row, low: float, high: float) -> dict[str, Any]:
-    assert row.value is not None
-    text = f"{plain(row.label)} {number(row.value.value, 3)}"
-    kind = "expert" if row.kind == "reference" else row.label.split(" ")[0].split(".")[0]
-    return {"x": _x(row.value.value, low, high), "kind": plain(kind), "text": text}
-
-
-def _bar(row: Row, low: float, high: float) -> dict[str, Any] | None:
-    if row.value is None:
-        return None
-    zero, end = _x(0.0, low, high), _x(row.value.value, low, high)
-    ends: tuple[float, float] | None = None
-    if row.value.low is not None and row.value.high is not None:
-        ends = (_x(row.value.low, low, high), _x(row.value.high, low, high))
-    aligned = len(row.points) == len(row.seeds)
-    points = [
-        (_x(point, low, high), aligned and row.seeds[i] in row.failed)
-        for i, point in enumerate(row.points)
-    ]
-    words = f"{row.value.value:.4g}" + (f", 95% interval {interval(row)}" if ends else "")
-    return {
-        "x": min(zero, end),
-        "width": round(abs(end - zero), 1),
-        "interval": ends,
-        "points": points,
-        "words": words,
-    }
+def _arxiv(paper: str) -> str:
+    """The number of an arXiv paper, the only kind of address that a link is made of; else ""."""
+    found = re.search(r"arXiv:(\d{4}\.\d{4,5})", paper)
+    return found.group(1) if found else ""
 
 
 # ----------------------------------------------------------------------------------------- details
-def _detail(row: Row) -> dict[str, Any]:
+def _detail(row: Row, whole: Whole) -> dict[str, Any]:
     """What stands behind a row: configuration, seeds, losses, provenance, how to repeat it."""
     first = row.runs[0]
-    arxiv = re.search(r"arXiv:(\d{4}\.\d{4,5})", row.paper)
     commits = sorted({run.provenance.commit[:12] or "no checkout" for run in row.runs})
-    packages = first.provenance.packages
+    environments = {whole.environments[_environment(run.provenance)] for run in row.runs}
     return {
         "paper": row.paper,
-        "arxiv": arxiv.group(1) if arxiv else "",
-        "config": [(name, json.dumps(value)) for name, value in sorted(first.config.items())],
+        "arxiv": _arxiv(row.paper),
+        "config": [f"{name} = {json.dumps(value)}" for name, value in sorted(first.config.items())],
+        "environments": sorted(environments),
         "command": _command(row),
         "commit": first.provenance.commit[:12],
         "runs": [_run(row, run, i) for i, run in enumerate(row.runs)],
-        "curves": _curves(row.runs),
+        "curves": curves(row.runs, whole.points),
         "facts": [
             ("gradient steps", f"{first.steps:,}"),
-            ("seeds done", seeds(row)),
-            ("track", f"{first.track}, {first.execution} execution"),
             ("tuning", f"{first.tuning.configs_tried} configurations tried,"
              f" {first.tuning.online_episodes} online episodes"),
             ("algorithm's code", f"sha256 {first.code_sha256[:12]}"),
@@ -234,9 +259,7 @@ def _detail(row: Row) -> dict[str, Any]:
             ("evaluation seeds", f"from {first.first_episode_seed:,}"),
             ("commit", ", ".join(commits)
              + (" with uncommitted changes" if any(r.provenance.dirty for r in row.runs) else "")),
-            ("machine", f"{first.cost.device}, {first.provenance.threads} thread(s),"
-             f" {first.provenance.platform}, Python {first.provenance.python}"),
-            ("packages", ", ".join(f"{name} {packages[name]}" for name in sorted(packages))),
+            ("trained on", f"{first.cost.device}, {first.provenance.threads} thread(s)"),
         ],
     }  # fmt: skip
 
@@ -268,33 +291,7 @@ def _run(row: Row, run: Record, index: int) -> dict[str, Any]:
     }
 
 
-def _curves(runs: Sequence[Record]) -> list[dict[str, Any]]:
-    """Up to CURVES losses as polylines, one per seed, on a scale of their own."""
-    names = sorted({name for run in runs for name in run.losses()})[:CURVES]
-    drawn = []
-    for name in names:
-        own = [run.points("step", name) for run in runs if name in run.losses()]
-        values = [v for _, losses in own for v in losses]
-        last = max(step for steps, _ in own for step in steps)
-        low, high = min(values), max(values)
-        drawn.append(
-            {
-                "name": name,
-                "low": number(low, 3),
-                "high": number(high, 3),
-                "last": f"{last:,.0f}",
-                "lines": [_polyline(steps, v, last, low, high) for steps, v in own],
-            }
-        )
-    return drawn
-
-
-def _polyline(
-    steps: Sequence[float], values: Sequence[float], last: float, low: float, high: float
-) -> str:
-    length = min(len(steps), len(values))
-    index = np.unique(np.linspace(0, length - 1, min(length, CURVE_POINTS)).round().astype(int))
-    width, height = CURVE_SIZE
-    x = width * np.asarray(steps)[index] / (last or 1.0)
-    y = height * (high - np.asarray(values)[index]) / ((high - low) or 1.0)
-    return " ".join(f"{a:.0f},{b:.0f}" for a, b in zip(x, y, strict=True))
+def _environment(provenance: Provenance) -> str:
+    packages = provenance.packages
+    named = ", ".join(f"{name} {packages[name]}" for name in sorted(packages))
+    return f"{provenance.platform}, Python {provenance.python}: {named}"

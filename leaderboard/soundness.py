@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import provenance, registry
+from benchmark import files, provenance, registry
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.protocol import PROTOCOL_VERSION, protocol
 from benchmark.record import Record
@@ -84,18 +84,24 @@ def check_protocol(submission: Submission, item: Record, suite: Suite) -> Iterat
     rule = protocol(item.protocol)
     if item.protocol != submission.manifest.protocol:
         yield f"protocol is {item.protocol}, the manifest says {submission.manifest.protocol}."
-    if item.protocol_version != PROTOCOL_VERSION:
-        yield f"protocol_version is {item.protocol_version}, expected {PROTOCOL_VERSION}."
+    yield from _version(item)
     if item.seed not in rule.seeds():
         yield f"seed is {item.seed}, the {rule.name} protocol has 0 to {rule.n_seeds - 1}."
     seeds = rule.seeds()
     groups = [list(seeds[i : i + rule.group]) for i in range(0, len(seeds), rule.group)]
     if item.seed not in item.group or item.group not in [*groups, [item.seed]]:
         yield f"group is {item.group}, expected the protocol's {groups} or the seed alone."
-    if item.first_episode_seed != rule.evaluation_seeds()[0]:
+
+
+def _version(item: Record) -> Iterator[str]:
+    """Today's protocol, evaluated on its seeds."""
+    first = protocol(item.protocol).evaluation_seeds()[0]
+    if item.protocol_version != PROTOCOL_VERSION:
+        yield f"protocol_version is {item.protocol_version}, expected {PROTOCOL_VERSION}."
+    if item.first_episode_seed != first:
         yield (
             f"first_episode_seed is {item.first_episode_seed}, the protocol evaluates from"
-            f" {rule.evaluation_seeds()[0]} up."
+            f" {first} up."
         )
 
 
@@ -193,6 +199,23 @@ def check_code(submission: Submission, item: Record, suite: Suite) -> Iterator[s
             yield f"{name} is {getattr(item, name)!r}, the code of {item.algo} says {value!r}."
 
 
+def check_key(submission: Submission, item: Record, suite: Suite) -> Iterator[str]:
+    """Of a record without a checkpoint beside it: its key is the hash of what it says of its run,
+    which is of this protocol and of a checkout without changes of its own.
+    """
+    yield from _version(item)
+    said = json.dumps(identity(item), sort_keys=True).encode()
+    if item.key != files.sha256(said):
+        yield (
+            f"key is {item.key[:12]!r}..., what it says of its run gives"
+            f" {files.sha256(said)[:12]!r}...; a field of the run was changed."
+        )
+    if item.seed not in item.group:
+        yield f"seed is {item.seed}, which is not in its group {item.group}."
+    if item.provenance.dirty or not item.provenance.commit:
+        yield "provenance: the code that made it is not that of a commit."
+
+
 def check_file(submission: Submission, item: Record, suite: Suite) -> Iterator[str]:
     if submission.records.get(form.record_name(item)) is not item:
         yield f"it holds the run {item.key[:12]} and seed {item.seed}, which its name does not say."
@@ -207,3 +230,5 @@ RECORD_CHECKS: tuple[Check, ...] = (
     check_code,
     check_file,
 )
+# Of a committed record, which has no checkpoint and no manifest beside it
+RESULT_CHECKS: tuple[Check, ...] = (check_data, check_returns, check_numbers, check_key)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from leaderboard.columns import Column, about, columns, number, plain, published_columns
+from leaderboard.columns import Column, about, columns, described, number, plain, published_columns
 from leaderboard.formats import FORMATS, Sheet, Table, write
-from leaderboard.rows import Board, Row, by_board, summarise
+from leaderboard.rows import Board, Row, by_board
 from leaderboard.scores import Estimate
+from leaderboard.summarise import summarise
 
 __all__ = [
     "FORMATS",
@@ -73,12 +74,7 @@ def flat(row: Row) -> dict[str, Any]:
         "protocol_version": board.protocol_version,
         "metric": board.metric,
         "team_return": board.team_return,
-        "kind": row.kind,
-        "rank": row.rank,
-        "algorithm": row.label,
-        "paper": row.paper,
-        "reconstruction": row.reconstruction,
-        "execution": row.execution,
+        **described(row),
     }
     for name in ("score", "team_return", "exploitability", "margin"):
         found: Estimate | None = getattr(row, name)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmark import registry
+from benchmark import record, registry
 from benchmark.errors import UserError
 from benchmark.protocol import protocol
 from benchmark.record import Record
@@ -22,11 +22,9 @@ from leaderboard import submission as form
 from leaderboard.blobs import BLOB_CHECKS
 from leaderboard.soundness import (
     RECORD_CHECKS,
+    RESULT_CHECKS,
     Check,
     Suite,
-    check_data,
-    check_numbers,
-    check_returns,
 )
 from leaderboard.submission import Submission
 
@@ -81,8 +79,24 @@ def result_faults(item: Record, suite: Suite) -> Iterator[str]:
     alone = Submission(Path(), form.Manifest("", "", "", item.protocol, "", {}, {}))
     if item.level != 0:
         yield f"level is {item.level}: a level is given by make verify, a record claims 0."
-    for check in (check_data, check_returns, check_numbers):
+    for check in RESULT_CHECKS:
         yield from _told(check, alone, item, suite)
+
+
+def results(root: Path, suite: Suite) -> Iterator[tuple[Path, Record | None, list[str]]]:
+    """Every record under a folder of committed ones, with what keeps it from level 1; None where it
+    cannot be read.
+    """
+    for path in sorted(root.rglob("*.json")):
+        try:
+            item = record.read(path)
+        except UserError as error:
+            yield path, None, [str(error)]
+            continue
+        found = [" ".join(fault.split())[:LONGEST] for fault in result_faults(item, suite)]
+        if item.path(root) != path:
+            found.append(f"it is the record {item.path(root)}.")
+        yield path, item, found
 
 
 def _told(check: Check, submission: Submission, item: Record, suite: Suite) -> Iterator[str]:

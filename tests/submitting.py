@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-import algorithms
 from benchmark import files
-from benchmark.cli import main, submit
-from benchmark.cli.verify import card
+from benchmark.cli import board, main, submit
 from benchmark.errors import UserError
 from leaderboard import replay, submission, verify
 from leaderboard.soundness import Suite
@@ -25,7 +23,7 @@ NAME = "stranger"
 
 
 def suite() -> Suite:
-    return Suite(algorithms.registry(), card)
+    return board.suite()
 
 
 def submitted(

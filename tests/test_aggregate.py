@@ -19,7 +19,7 @@ from benchmark.files import sha256
 from benchmark.record import to_json
 from leaderboard import aggregate, formats, scores
 from leaderboard.aggregate import Summary
-from leaderboard.rows import summarise
+from leaderboard.summarise import summarise
 from tests.conftest import ROOT
 from tests.records import record, runs, scale
 

@@ -17,7 +17,7 @@ from benchmark.errors import UserError
 from leaderboard import claims, claims_table
 from leaderboard.claims import Card, Finding
 from leaderboard.measures import Evidence
-from leaderboard.rows import summarise
+from leaderboard.summarise import summarise
 from tests.conftest import ROOT
 from tests.records import DATASET, TASK, runs, scale
 

@@ -8,7 +8,8 @@ import pytest
 
 from benchmark.errors import UserError
 from leaderboard import plots, published
-from leaderboard.rows import Scale, summarise
+from leaderboard.rows import Scale
+from leaderboard.summarise import summarise
 from tests.records import DATASET, record, runs, scale
 
 OMAR = "mpe-omar/spread/medium-v1"

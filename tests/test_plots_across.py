@@ -15,7 +15,8 @@ from benchmark.cli import plots as command
 from benchmark.errors import UserError
 from benchmark.task import Group, TaskSpec
 from leaderboard import aggregate, plots_across, plots_games, published
-from leaderboard.rows import Row, Scale, summarise
+from leaderboard.rows import Row, Scale
+from leaderboard.summarise import summarise
 from tests.conftest import ROOT
 from tests.records import DATASET, reference, runs, scale
 

@@ -14,7 +14,8 @@ import pytest
 from benchmark import registry
 from benchmark.errors import UserError
 from leaderboard import published
-from leaderboard.rows import Row, Scale, summarise
+from leaderboard.rows import Row, Scale
+from leaderboard.summarise import summarise
 from leaderboard.table import render
 from tests.records import reference, runs, scale
 

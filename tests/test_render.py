@@ -4,15 +4,18 @@ import io
 import itertools
 import re
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import registry, render, rendering
+import algorithms
+from benchmark import checkpoint, record, registry, render, rendering
+from benchmark.algorithm import build_group
 from benchmark.cli import page
 from benchmark.cli.options import Render
-from benchmark.cli.render import FIGURES, run, stem
+from benchmark.cli.render import FIGURES, find, run, stem
 from benchmark.errors import UserError
 from benchmark.rendering import battle, canvas, mpe, population
 from benchmark.rendering.canvas import BLUE, BODY, HEIGHT, TOP, WHITE, WIDTH, Canvas, View, tint
@@ -193,7 +196,11 @@ def test_policies_are_found_by_name():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Render(), "option TASK, --all or --page: expected one"),
+        (Render(), "option TASK, RUN, --all or --page: expected one"),
+        (Render(task="mpe/spread-v1", run="bc-0"), "expected one of them"),
+        (Render(run="bc-0"), "unknown run in runs/checkpoints 'bc-0'"),
+        (Render(run="none.safetensors"), "checkpoint none.safetensors is not there"),
+        (Render(run="none.json"), "cannot read record none.json"),
         (Render(task="mpe/spread-v1", all=True), "expected one of them"),
         (Render(task="mpe/spread-v1", seed=-1), "option --seed is -1, expected 0 or more"),
         (Render(task="mpe/sprad-v1"), "unknown task 'mpe/sprad-v1'; did you mean 'mpe/spread-v1'"),
@@ -214,6 +221,51 @@ def test_a_missing_extra_leaves_its_games_out(tmp_path, monkeypatch, capsys, few
     assert said[0].startswith("left out mamujoco/swimmer-2x1-v1: ")
     assert "offline-marl-bench[mamujoco]" in said[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.png", "probe--xor-v1.gif"]
+
+
+# ------------------------------------------------------------------------------- trained policies
+@pytest.mark.parametrize("name", KINDS)
+def test_the_policy_of_a_checkpoint_can_be_seen_in_every_kind_of_task(name, tmp_path, few):
+    task = registry.task(name)
+    cls = algorithms.registry().cls("bc")
+    seeds, config = (3, 4), cls.Config()
+    group = build_group(cls, config, task.spec, seeds)
+    identity = {"algo": "bc", "task": name, "seeds": seeds, "config": asdict(config)}
+    path = tmp_path / "checkpoint-000000001.safetensors"
+    checkpoint.save(path, {"identity": identity, "group": group.state_dict()})
+    gifs = []
+    for member in (None, 4):
+        assert run(Render(run=str(path), member=member, out=tmp_path)) == 0
+        gif = tmp_path / f"{stem(name)}-bc-seed-{member or 3}.gif"
+        shown, _ = decoded(gif.read_bytes())
+        assert (shown[0] != shown[-1]).any()
+        gifs.append(gif.read_bytes())
+    assert gifs[0] != gifs[1]  # who plays is another one, and is named
+    with pytest.raises(UserError, match=r"has no seed 5; it holds \[3, 4\]"):
+        run(Render(run=str(path), member=5, out=tmp_path))
+
+
+def test_a_run_is_found_by_its_record_its_folder_and_its_key(shipped, tmp_path, monkeypatch, few):
+    """And from a submission, where record and checkpoint stand side by side."""
+    out = shipped.parents[1] / "runs"
+    (item,) = record.read_all([out / "records"])
+    (folder,) = [p for p in (out / "checkpoints").iterdir() if p.name.endswith(item.key[:12])]
+    wanted = checkpoint.latest(folder)
+    own = next(shipped.glob("record-*.json"))
+    assert find(str(item.path(out / "records"))) == (wanted, item.seed)
+    assert find(str(own))[0].read_bytes() == wanted.read_bytes()
+    for name in (folder, folder.name, item.key[:12]):
+        assert find(str(name), out) == (wanted, None)
+    alone = record.write(item, tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is not here; train it again with make bench ALGO=bc"):
+        find(str(alone), tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds no checkpoint"):
+        find(str(tmp_path / "empty"))
+    monkeypatch.chdir(tmp_path)
+    assert run(Render(run=str(own), policy=("random",), out=tmp_path / "gifs")) == 0
+    names = sorted(path.name for path in (tmp_path / "gifs").iterdir())
+    assert names[0] == f"{stem(item.task)}-random-bc-seed-{item.seed}.gif"
 
 
 # ----------------------------------------------------------------------------------- the files

@@ -12,9 +12,10 @@ import pytest
 
 import algorithms
 import datasets
-from benchmark import files, provenance, record, registry
+from benchmark import provenance, record, registry
+from benchmark.cli import board
 from benchmark.protocol import PROTOCOLS
-from leaderboard import soundness
+from leaderboard import verify
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "leaderboard" / "results"
@@ -52,11 +53,10 @@ def test_floors_of_the_main_datasets_are_those_of_todays_code(dataset: str, floo
 
 def test_records_are_named_by_the_key_of_their_own_run() -> None:
     """`make bench` finds a floor's records by that name, and trains it again where it does not."""
-    for path in sorted(RESULTS.rglob("*.json")):
-        item = record.read(path)
-        key = files.sha256(json.dumps(soundness.identity(item), sort_keys=True).encode())
-        assert item.key == key, path
-        assert path.name == f"{item.protocol}-seed{item.seed}-{key[:12]}.json"
+    for path, item, faults in verify.results(RESULTS, board.suite()):
+        assert not faults, path
+        assert item is not None
+        assert path.name == f"{item.protocol}-seed{item.seed}-{item.key[:12]}.json"
 
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)

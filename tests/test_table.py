@@ -11,7 +11,8 @@ import pytest
 from benchmark.errors import UserError
 from benchmark.record import parse, to_json
 from benchmark.task import Group, TaskSpec
-from leaderboard.rows import Row, Scale, by_board, summarise
+from leaderboard.rows import Row, Scale, by_board
+from leaderboard.summarise import summarise
 from leaderboard.table import FORMATS, number, render
 from tests.records import DATASET, TASK, record, reference, runs, scale
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmark import record, registry
-from benchmark.cli import main
+from benchmark.cli import board, main
 from benchmark.cli import verify as job
 from benchmark.errors import UserError
 from leaderboard import replay, submission, verify
@@ -379,7 +379,7 @@ def test_nothing_is_ranked_without_a_reference(foreign: Path, tmp_path: Path) ->
         assert words in faults(folder)[0]
 
 
-def test_committed_records_are_held_to_their_sums() -> None:
+def test_committed_records_are_held_to_their_sums_and_keys() -> None:
     path = next((ROOT / "leaderboard" / "results").rglob("*.json"))
     item = record.read(path)
     assert list(verify.result_faults(item, suite())) == []
@@ -388,9 +388,42 @@ def test_committed_records_are_held_to_their_sums() -> None:
         ({"team_returns": [x + 1e-9 for x in item.team_returns]}, "team_returns.0 is"),
         ({"dataset_sha256": H}, "is not listed"),
         ({"env_steps": -1}, "env_steps is -1"),
+        ({"key": H}, "key is '000000000000'"),
+        ({"steps": item.steps + 1}, "a field of the run was changed"),
+        ({"config": item.config | {"lr": 0.5}}, "a field of the run was changed"),
+        ({"code_sha256": H}, "a field of the run was changed"),
+        ({"group": [98, 99]}, "a field of the run was changed"),
+        ({"first_episode_seed": 5}, "first_episode_seed is 5"),
+        ({"seed": 77}, "seed is 77, which is not in its group"),
+        ({"provenance": replace(item.provenance, dirty=True)}, "not that of a commit"),
     ):
         bad = replace(item, **change)  # type: ignore[arg-type]
         assert words in next(verify.result_faults(bad, suite())), change
+
+
+def test_the_board_shows_level_1_for_committed_records_that_verify_finds_sound(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    source = next((ROOT / "leaderboard" / "results").rglob("*.json"))
+    good = record.read(source)
+    off = [good.team_returns[0] + 1e-9, *good.team_returns[1:]]
+    bad = replace(good, seed=good.seed + 100, group=[good.seed + 100], team_returns=off)
+    results = tmp_path / "leaderboard" / "results"
+    for item in (good, bad):
+        record.write(item, results)
+    for module in (board, job):
+        monkeypatch.setattr(module, "RESULTS", results)
+    assert {item.seed: item.level for item in board.committed()} == {good.seed: 1, bad.seed: 0}
+    assert main(["verify", "--root", str(tmp_path / "none")]) == 1
+    said = capsys.readouterr().out
+    assert (
+        f"FAIL leaderboard/results/{bad.path(results).relative_to(results)}: team_returns.0 is"
+        in said
+    )
+    assert "1 of 2 committed records are sound" in said
+    bad.path(results).write_text("{}")
+    with pytest.raises(UserError, match="is not a valid record"):
+        board.committed()
 
 
 def test_limits_of_a_folder(foreign: Path, tmp_path: Path, monkeypatch) -> None:

@@ -2,34 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import algorithms
 import datasets
 from benchmark import files, record
 from benchmark.cli import ROOT
 from benchmark.errors import UserError, unknown_name
+from datasets import cardfile
 
 if TYPE_CHECKING:
     from benchmark.cli.options import Leaderboard, Site, Where
     from benchmark.record import Record
     from leaderboard.rows import Row
+    from leaderboard.soundness import Suite
 
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"  # those verified at level 1 and above count
 RESULTS = ROOT / "leaderboard" / "results"
 
 
+def suite(checkpoints: Mapping[str, str] | None = None) -> Suite:
+    """What records are held against: this checkout, and whose the known checkpoints are."""
+    from leaderboard.soundness import Suite
+
+    return Suite(algorithms.registry(), card, checkpoints or {})
+
+
+def card(dataset: str) -> dict[str, Any]:
+    """The committed card of a dataset; {} where there is none."""
+    return cardfile.read_card(cardfile.card_path(dataset))
+
+
+def committed() -> list[Record]:
+    """The committed records, lean, at the level that they are found to have: 1, or 0 where
+    `make verify` says what is wrong.
+    """
+    from leaderboard import verify
+
+    found = []
+    for path, item, faults in verify.results(RESULTS, suite()):
+        if item is None:
+            raise UserError(f"{path}: {faults[0]}")
+        found.append(record.lean(replace(item, level=0 if faults else 1)))
+    return found
+
+
 def read(folders: Sequence[Path]) -> list[Record]:
-    """The records of the folders, or the committed ones."""
+    """The records of the folders, or the committed ones and the accepted submissions'."""
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"option --records: {folder} is not a folder of records.")
-    found = record.read_all(folders or [RESULTS], for_boards=True)
-    if not folders:
+    if folders:
+        found = record.read_all(folders, for_boards=True)
+    else:
         from leaderboard.verification import accepted
 
-        found += map(record.lean, accepted(SUBMISSIONS))
+        found = [*committed(), *map(record.lean, accepted(SUBMISSIONS))]
     if not found:
         where = ", ".join(map(str, folders)) or str(RESULTS)
         raise UserError(f"no records in {where}; make some with make bench ALGO=bc.")
@@ -38,7 +69,7 @@ def read(folders: Sequence[Path]) -> list[Record]:
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
     from leaderboard import published
-    from leaderboard.rows import summarise
+    from leaderboard.summarise import summarise
 
     ids = {item.dataset for item in records if item.dataset}
     means = {dataset: datasets.mean_value(dataset) for dataset in sorted(ids)}
@@ -93,10 +124,12 @@ def table(options: Leaderboard) -> int:
 
 
 def site(options: Site) -> int:
+    from benchmark.cli import claims
     from leaderboard.site import build
 
     found = read(options.records)
-    files.write_text(options.out, build(found, rows_of(found)))
+    rows = rows_of(found)
+    files.write_text(options.out, build(found, rows, claims.findings(rows)))
     print(f"wrote {options.out}")
     return 0
 

@@ -325,13 +325,19 @@ class Readme:
 
 @dataclass(frozen=True)
 class Render:
-    """Draw a task as a GIF and a PNG, or all games and a contact sheet; needs no display."""
+    """Draw a task or a trained policy as a GIF and a PNG, or all games; needs no display."""
 
     task: tyro.conf.Positional[str] = ""
     """Task id."""
     policy: tuple[str, ...] = ()
     """Who plays, one after the other: random, expert, a reference line or a committed behaviour
     such as medium; default: the expert, after uniform play where an episode is one step."""
+    run: str = ""
+    """A trained policy instead of a task: a checkpoint, its run's folder or key, or a record."""
+    member: int | None = None
+    """With --run: the training seed; default: the record's, or the first of the run's."""
+    plugin: tuple[str, ...] = ()
+    """With --run: the file of an algorithm from outside the checkout."""
     seed: int = 1_000_000_044
     """Seed of the episode."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark import files, record, registry
+from benchmark import files, registry
 from benchmark.cli import ROOT, board, claims
 from benchmark.errors import UserError
 from benchmark.protocol import PROTOCOLS
@@ -214,12 +214,13 @@ def run(options: Readme) -> int:
     from leaderboard import claims_table, plots
     from leaderboard.table import render
 
-    everything = [item for item in record.read_all([board.RESULTS]) if item.protocol == "quick"]
+    committed = board.committed()
+    everything = [item for item in committed if item.protocol == "quick"]
     records = [item for item in everything if item.dataset == BENCH]
     # What the first command makes: its rows, and the protocol's own seeds
     shown = [item for item in records if item.algo in (WEIGHTED, "bc", "random")]
     shown = [item for item in shown if item.seed in PROTOCOLS["quick"].seeds()]
-    found = claims.findings(board.rows_of(record.read_all([board.RESULTS])))
+    found = claims.findings(board.rows_of(committed))
     page = claims_table.render(found, "markdown")
     blocks = {
         "bench": render(board.rows_of(shown), "markdown").strip(),

@@ -1,25 +1,26 @@
-"""render: GIFs and PNGs of tasks, the contact sheet of all of them, and the page of tasks."""
+"""render: GIFs and PNGs of tasks and of trained policies, the sheet and the page of all tasks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark import files, registry, render
+from benchmark import checkpoint, files, record, registry, render
 from benchmark.cli import ROOT, page
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from benchmark.cli.options import Render
 
 FIGURES = ROOT / "leaderboard" / "figures" / "tasks"
-OUT = Path("runs/render")
+RUNS = Path("runs")
+OUT = RUNS / "render"
 
 
 def run(options: Render) -> int:
-    if bool(options.task) + options.all + options.page != 1:
+    if bool(options.task) + bool(options.run) + options.all + options.page != 1:
         raise UserError(
-            "option TASK, --all or --page: expected one of them, for example"
+            "option TASK, RUN, --all or --page: expected one of them, for example"
             " TASK=meanfield/beach-bar-n256-v1."
         )
     if options.seed < 0:
@@ -30,11 +31,64 @@ def run(options: Render) -> int:
         return 0
     if options.all:
         return gallery(options)
-    task = registry.task(options.task)
-    film = render.film(task, options.policy or render.policies(task), options.seed)
-    for path in write(film, options.out or OUT, "-".join([stem(options.task), *options.policy])):
+    if options.run:
+        name, film = trained(options)
+    else:
+        task = registry.task(options.task)
+        name = "-".join([stem(options.task), *options.policy])
+        film = render.film(task, options.policy or render.policies(task), options.seed)
+    for path in write(film, options.out or OUT, name):
         print(f"wrote {path}")
     return 0
+
+
+def trained(options: Render) -> tuple[str, render.Film]:
+    """Name of the files and film of one training seed of a run, after whoever else is asked for."""
+    import algorithms
+
+    path, member = find(options.run)
+    if options.member is not None:
+        member = options.member
+    found = algorithms.load(path, member, plugins=options.plugin)
+    name = f"{found.row} seed {found.group.seeds[found.k]}"
+    film = render.film(found.task, [*options.policy, name], options.seed, {name: found})
+    parts = [stem(found.task.spec.id), *options.policy, name.replace(" ", "-")]
+    return "-".join(parts), film
+
+
+def find(run: str, root: Path = RUNS) -> tuple[Path, int | None]:
+    """The checkpoint of a run, and its training seed where `run` is a record.
+
+    `run` is a checkpoint, a run's folder, its name or key under `root`/checkpoints, or a record.
+    """
+    path = Path(run)
+    if path.suffix == ".safetensors":
+        return path, None
+    if path.suffix == ".json":
+        item = record.read(path)
+        key = item.key[:12]
+        beside = path.with_name(f"checkpoint-{key}.safetensors")  # of a submission
+        if beside.exists():
+            return beside, item.seed
+        outs = [*path.resolve().parents, root]  # a record lies in OUT/records
+        for folder in (out / "checkpoints" / f"{item.algo}-{key}" for out in outs):
+            found = checkpoint.latest(folder)
+            if found is not None:
+                return found, item.seed
+        raise UserError(
+            f"the checkpoint of {path} is not here; train it again with make bench"
+            f" ALGO={item.algo} DATASET={item.dataset or item.task} PROTOCOL={item.protocol}."
+        )
+    if not path.is_dir():
+        known = {one.name: one for one in sorted((root / "checkpoints").glob("*-*"))}
+        named = [one for name, one in known.items() if run in (name, name.rpartition("-")[2])]
+        if not named:
+            raise unknown_name(f"run in {root / 'checkpoints'}", run, known)
+        path = named[0]
+    found = checkpoint.latest(path)
+    if found is None:
+        raise UserError(f"{path} holds no checkpoint-*.safetensors; is it a run's folder?")
+    return found, None
 
 
 def gallery(options: Render) -> int:

@@ -156,12 +156,11 @@ def ends(task: str) -> Ends:
 
 def rivals(records: list[Record]) -> list[Record]:
     """The committed records of the same datasets and protocol."""
-    known = record.read_all([board.RESULTS])
     boards = {(item.task, item.dataset, item.protocol) for item in records}
     keys = {item.key for item in records}
     return [
         item
-        for item in known
+        for item in board.committed()
         if (item.task, item.dataset, item.protocol) in boards and item.key not in keys
     ]
 
@@ -212,11 +211,9 @@ def report(name: str, records: list[Record], shown: list[Row], options: Submit) 
 
 def check(folder: Path) -> None:
     """A submission that would be refused is not written."""
-    from benchmark.cli.verify import card
     from leaderboard import replay, submission, verify
-    from leaderboard.soundness import Suite
 
-    own, suite = submission.read(folder), Suite(algorithms.registry(), card)
+    own, suite = submission.read(folder), board.suite()
     found = verify.faults(own, suite) or [
         fault for item in own.records.values() for fault in replay.replay_faults(own, item)
     ]

@@ -6,20 +6,17 @@ import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-import algorithms
 from benchmark import provenance, record
-from benchmark.cli import ROOT
+from benchmark.cli import ROOT, board
 from benchmark.cli.board import RESULTS
 from benchmark.errors import UserError, unknown_name
-from datasets import cardfile
 
 if TYPE_CHECKING:
     from benchmark.cli.options import Verify
-    from leaderboard.soundness import Suite
     from leaderboard.submission import Submission
     from leaderboard.verification import Entry, Seen
 
@@ -47,7 +44,7 @@ def run(options: Verify) -> int:
     for name in options.submissions or known:
         bad += bool(_verify(known[name], owners, options))
     if not options.submissions:
-        bad += _results(options)
+        bad += _results()
     if options.base:
         bad += _history(options)
     print("everything is as it says" if not bad else f"{bad} failed")
@@ -65,7 +62,7 @@ def _verify(folder: Path, owners: list[tuple[str, str]], options: Verify) -> lis
         return _say(folder.name, [str(error)], [], "")
     if options.level == 0:
         return _say(folder.name, list(verify.file_faults(own)), [], "level 0: it is well formed")
-    suite = _suite(own.manifest.algo, owners)
+    suite = board.suite(owned_by_others(own.manifest.algo, owners))
     faults, flags = verify.faults(own, suite), verify.flags(own, suite)
     seen: dict[str, Seen] = {name: verification.checked(item) for name, item in own.records.items()}
     said = "its records are sound"
@@ -110,17 +107,9 @@ def _owners(root: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _suite(algo: str, owners: list[tuple[str, str]]) -> Suite:
-    """This checkout, and the checkpoints of everybody else: a new version may keep a run."""
-    from leaderboard.soundness import Suite
-
-    others = {digest: name for digest, name in owners if re.split(r"\.|-v", name)[0] != algo}
-    return Suite(algorithms.registry(), card, others)
-
-
-def card(dataset: str) -> dict[str, Any]:
-    """The committed card of a dataset; {} where there is none."""
-    return cardfile.read_card(cardfile.card_path(dataset))
+def owned_by_others(algo: str, owners: list[tuple[str, str]]) -> dict[str, str]:
+    """Checkpoints of everybody else: a new version may keep a run."""
+    return {digest: name for digest, name in owners if re.split(r"\.|-v", name)[0] != algo}
 
 
 def _entry(
@@ -143,26 +132,16 @@ def _record(own: Submission, entry: Entry, before: Entry | None) -> None:
     print(f"wrote {verification.append(own, entry)}")
 
 
-def _results(options: Verify) -> int:
-    """The committed records, which have no checkpoints: they are read strictly, and sums agree."""
+def _results() -> int:
+    """The committed records, which have no checkpoints: what keeps one from level 1 is printed."""
     from leaderboard import verify
 
-    own = _suite("", [])
-    paths = sorted(RESULTS.rglob("*.json"))
-    bad = 0
-    for path in paths:
-        try:
-            item = record.read(path)
-            faults = list(verify.result_faults(item, own))
-            if item.path(RESULTS) != path:
-                faults.append(f"it is the record {item.path(RESULTS)}.")
-        except UserError as error:
-            faults = [str(error)]
-        if faults:
-            bad += 1
-            print(f"FAIL {path.relative_to(ROOT)}: {faults[0]}")
-    print(f"{len(paths) - bad} of {len(paths)} committed records are sound")
-    return bad
+    found = list(verify.results(RESULTS, board.suite()))
+    bad = [(path, faults) for path, _, faults in found if faults]
+    for path, faults in bad:
+        print(f"FAIL {path.relative_to(RESULTS.parents[1])}: {faults[0]}")
+    print(f"{len(found) - len(bad)} of {len(found)} committed records are sound")
+    return len(bad)
 
 
 def _history(options: Verify) -> int:

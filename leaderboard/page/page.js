@@ -5,6 +5,16 @@ const boards = all(".board");
 const search = document.getElementById("search");
 const level = document.getElementById("level");
 const filters = all("[data-filter]");
+const claims = all("tr.claim");
+
+// Every cell under a named column carries its name: for the column chooser, and as a label on phones.
+for (const table of all("table:not(.small)")) {
+  const names = all("thead th", table).map((th) => th.dataset.column);
+  for (const row of all("tbody tr:not(.execution)", table)) {
+    [...row.children].forEach((cell, i) => { if (names[i] && cell.tagName === "TD") cell.dataset.column = names[i]; });
+  }
+}
+const told = (row, more = "") => (more + " " + row.textContent).toLowerCase();
 
 function applyFilters() {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -15,7 +25,7 @@ function applyFilters() {
     let found = 0;
     for (const row of all("tr.algorithm", board)) {
       const verified = Number(row.dataset.level) >= floor;
-      row.hidden = !(verified && words.every((word) => row.dataset.search.includes(word)));
+      row.hidden = !(verified && words.every((word) => told(row, board.dataset.task + board.dataset.dataset).includes(word)));
       found += row.hidden ? 0 : 1;
     }
     for (const group of all("tbody.ranked", board)) {
@@ -26,6 +36,7 @@ function applyFilters() {
     board.hidden = !fits || !(found || floorsOnly);
     shown += board.hidden ? 0 : 1;
   }
+  for (const claim of claims) claim.hidden = !words.every((word) => told(claim).includes(word));
   document.getElementById("none").hidden = shown > 0;
   document.getElementById("count").textContent = `${shown} of ${boards.length} boards`;
 }
@@ -37,7 +48,7 @@ function rankAgain(group, floor) {
   let rank = 0;
   for (const cell of ranked) {
     if (Number(cell.parentNode.dataset.level) >= floor) rank += 1;
-    cell.textContent = cell.dataset.value = rank;
+    cell.textContent = rank;
   }
 }
 
@@ -47,9 +58,9 @@ function sortBy(header) {
   const up = header.getAttribute("aria-sort") === "descending" || !header.hasAttribute("aria-sort") && index < 2;
   all("thead th", table).forEach((th) => th.removeAttribute("aria-sort"));
   header.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const value = (row) => row.children[index].dataset.value;
+  const value = (row) => row.children[index].dataset.value ?? row.children[index].textContent.trim();
   for (const group of table.tBodies) { // executions are never mixed
-    const rows = all("tr[data-search]", group);
+    const rows = all("tr:not(.execution)", group);
     rows.sort((a, b) => {
       const [x, y] = [value(a), value(b)];
       if (x === "" || y === "") return (x === "") - (y === ""); // empty cells last
@@ -62,13 +73,14 @@ function sortBy(header) {
 
 function applyColumns() {
   const off = new Set(all("#columns input").filter((box) => !box.checked).map((box) => box.value));
-  for (const cell of all("[data-column]")) cell.hidden = off.has(cell.dataset.column);
+  for (const cell of all(".board > .scroll [data-column]")) cell.hidden = off.has(cell.dataset.column);
 }
 
 function openTarget() {
   const target = location.hash && document.getElementById(location.hash.slice(1));
-  if (target && target.tagName === "DETAILS") {
-    target.open = true;
+  const details = target && (target.matches("details") ? target : target.querySelector(":scope.claim details"));
+  if (details) {
+    details.open = true;
     target.scrollIntoView({ block: "nearest" });
   }
 }
