@@ -109,8 +109,8 @@ perf: setup ## [FULL=1 DEVICE=cuda ARGS="--only loader --record"]: goals of spee
 	@$(BIN)/python -m $(if $(DEVICE),tests.perf.bench_device --device $(DEVICE),tests.perf $(if $(FULL),--full)) $(ARGS)
 
 perf-tables: setup ## time tasks, datasets, loader, team algorithms, plans of populations [ARGS=--record]
-	@for name in tasks datasets loader team plans; do $(BIN)/python -m tests.perf.bench_$$name $(ARGS); done
-	@for name in evaluate hierarchy startup; do $(BIN)/python -m tests.perf.bench_$$name; done
+	@for name in tasks datasets loader team plans hierarchy; do $(BIN)/python -m tests.perf.bench_$$name $(ARGS); done
+	@for name in evaluate startup; do $(BIN)/python -m tests.perf.bench_$$name; done
 
 soak: setup ## [MINUTES=30 ARGS=--record]: sweeps and trainings under kills, and mutants of files
 	@$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)

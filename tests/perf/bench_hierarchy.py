@@ -1,87 +1,85 @@
-"""Coarse-to-fine against flat generation by one trained MF-Diffuser, on squeeze with N = 1,000.
+"""Coarse-to-fine against flat generation by MF-Diffuser, on squeeze with 1,000 agents and more.
 
-    python tests/perf/bench_hierarchy.py [--steps 1500] [--seeds 0 1 2] [--populations 16]
+    python -m tests.perf.bench_hierarchy [--rounds 25] [--record]
 
-Prints, per sampler and population size: milliseconds per population (best of three), the score that
-the generated populations themselves would earn as a share of the optimum, and the spread of their
-mean action. The score of a trained *policy* is another number, which `make train` reports: there
-every agent samples from one table, so that the mean action spreads by sigma_a / sqrt(N) only.
+One population of untrained networks of the default size, whose cost is that of trained ones, by the
+three samplers in turn in one process and thread. A row has milliseconds of processor time, and how
+many times longer flat generation takes: the median over the rounds' ratios, with its 95% interval
+from order statistics. What coarse-to-fine sampling costs in score is the board's business.
+
+`--record` writes leaderboard/perf/hierarchy.json with the machine and its load.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-import datasets
 from algorithms.mfdiffuser import MFDiffuser, MFDiffuserConfig
 from algorithms.nn.hierarchy import cost_ratio, schedule
-from benchmark import registry
-from benchmark.task import Array
+from benchmark import files, provenance, registry
+from tests.perf.race import race
 
-DATASET, TASK = "meanfield/squeeze-n1000/medium-v1", "meanfield/squeeze-n1000-v1"
-
-
-def trained(config: MFDiffuserConfig, seed: int, steps: int) -> MFDiffuser:
-    data, rng = datasets.load(DATASET, make=True), np.random.default_rng(seed)
-    algorithm = MFDiffuser(config, data.spec, (seed,))
-    algorithm.prepare(data, steps, [rng])
-    for _ in range(steps):
-        algorithm.update(algorithm.sample(data, [rng]).seed(0))
-    algorithm.finish()
-    return algorithm
+RECORD = Path(__file__).parents[2] / "leaderboard" / "perf" / "hierarchy.json"
+SIZES = (1_000, 4_000, 16_000)
+KINDS = ("off", "early", "late")
 
 
-def scores(actions: Array) -> Array:
-    """What the populations [P, 1, N] earn, as rewards of the exact game: [P]."""
-    model = registry.task(TASK).model()
-    assert model is not None
-    laws = np.stack([np.bincount(row, minlength=model.n_actions) for row in actions[:, 0]])
-    return np.array([model.reward(0, law[None] / law.sum()).max() for law in laws])
+def rows_of(agents: int, rounds: int) -> list[dict[str, Any]]:
+    """Each sampler at one size of the population."""
+    spec, config = registry.task(f"meanfield/squeeze-n{agents}-v1").spec, MFDiffuserConfig()
+    algorithm = MFDiffuser(config, spec, (0,))
+    generator = torch.Generator().manual_seed(0)
+    calls: dict[str, Callable[[], Any]] = {
+        kind: partial(algorithm.generate, 1, agents, kind, generator) for kind in KINDS
+    }
+    times = race(calls, rounds, seconds=0.0, warm=2)
+    rows = []
+    for kind in KINDS:
+        levels = schedule(kind, agents, config.sampler_steps, config.first_level, config.branch)
+        ratios = np.sort(np.divide(times["off"], times[kind]))
+        first = max(0, int(rounds / 2 - 0.98 * rounds**0.5))
+        rows.append(
+            {
+                "n": agents,
+                "sampler": kind,
+                "levels": " ".join(f"{level.particles}x{level.steps}" for level in levels),
+                "network_calls": round(cost_ratio(levels), 4),
+                "ms": round(float(np.median(times[kind])), 3),
+                "faster": round(float(np.median(ratios)), 3),
+                "faster_low": round(float(ratios[first]), 3),
+                "faster_high": round(float(ratios[rounds - 1 - first]), 3),
+            }
+        )
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1_500)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--populations", type=int, default=16)
-    parser.add_argument("--agents", type=int, nargs="+", default=[1_000, 4_000])
-    parser.add_argument("--weighting", choices=["none", "return", "rank"], default="return")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = MFDiffuserConfig(weighting=options.weighting)
-    print("seed      N  sampler  levels            cost     ms   score  sd(mean action)  policy")
-    for seed in options.seeds:
-        algorithm = trained(config, seed, options.steps)
-        policy = scores_of_table(algorithm.policy_table())
-        for agents in options.agents:
-            for kind in ("off", "early", "late"):
-                levels = schedule(
-                    kind, agents, config.sampler_steps, config.first_level, config.branch
-                )
-                seconds = []
-                for _ in range(3):
-                    start = time.perf_counter()
-                    generator = torch.Generator().manual_seed(seed)
-                    _, act = algorithm.generate(options.populations, agents, kind, generator)
-                    seconds.append(time.perf_counter() - start)
-                actions = act.numpy()
-                shown = " ".join(f"{level.particles}x{level.steps}" for level in levels)
-                print(
-                    f"{seed:4d} {agents:6d}  {kind:7s}  {shown:16s} {cost_ratio(levels):5.2f}"
-                    f" {1e3 * min(seconds) / options.populations:6.1f}"
-                    f" {scores(actions).mean():7.3f} {actions.mean(2).std():16.3f} {policy:7.3f}"
-                )
-
-
-def scores_of_table(table: Array) -> float:
-    """What an infinite population earns that plays pi [1, 1, A]."""
-    model = registry.task(TASK).model()
-    assert model is not None
-    return float(model.reward(0, table[0]).max())
+    machine, rows = provenance.machine(), []
+    print("     N  sampler  levels                     calls       ms   times faster than flat")
+    for agents in SIZES:
+        for row in rows_of(agents, options.rounds):
+            rows.append(row)
+            print(
+                f"{agents:6,}  {row['sampler']:7}  {row['levels']:26} {row['network_calls']:5.2f}"
+                f" {row['ms']:8.1f}   {row['faster']:.2f}"
+                f" [{row['faster_low']:.2f}, {row['faster_high']:.2f}]",
+                flush=True,
+            )
+    if options.record:
+        files.write_json(RECORD, {"machine": machine, "rounds": options.rounds, "rows": rows})
+        print(f"wrote {RECORD}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """How many agents of a population MF-Diffuser has to see: scores on squeeze by the size of a batch.
 
-    make grid ALGOS=mfdiffuser DATASETS=meanfield/squeeze-n1000/medium-v1 SEEDS="0 1 2 3 4" \\
-      ARGS="--config.agents 8 --records runs/subset"
+    for M in 2 8 64; do make grid ALGOS=mfdiffuser DATASETS=meanfield/squeeze-n1000/medium-v1 \\
+      SEEDS="0 1 2 3 4" ARGS="--config.agents $M --records runs/subset"; done
     python -m tests.studies.representative_subset --records runs/subset [--record]
 
 A row is M, the agents of each population in a batch, with the score of every seed, beside those of
-the committed records (M = 32). The records of other M stay out of the board, where they would be
-rows of their own.
+the largest M. M = 32 is that of the committed records. The records of other M stay out of the
+board, where they would be rows of their own.
 
 `--record` writes leaderboard/studies/representative_subset.json.
 """
@@ -43,15 +43,14 @@ def main() -> None:
     parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
-    committed = scores(ROOT / "results")
-    ((usual, whole),) = committed.items()
+    found = scores(ROOT / "results") | scores(options.records)
+    most, whole = max(found.items())
+    seeds = sorted(whole)
     rows = []
-    for agents, by_seed in sorted(scores(options.records).items()):
-        own, usual_scores = ([x[seed] for seed in sorted(x)] for x in (by_seed, whole))
-        rows.append(
-            {"agents": agents, "scores": own, "usual_agents": usual, "usual_scores": usual_scores}
-        )
-        print(f"M = {agents}: {np.mean(own):.1f}, M = {usual}: {np.mean(usual_scores):.1f}", own)
+    for agents, by_seed in sorted(found.items()):
+        own, largest = ([x[seed] for seed in seeds] for x in (by_seed, whole))
+        rows.append({"agents": agents, "scores": own, "most_agents": most, "most_scores": largest})
+        print(f"M = {agents}: {np.mean(own):.1f}, M = {most}: {np.mean(largest):.1f}", own)
     if options.record:
         settings = {"algo": ALGO, "dataset": DATASET, "protocol": "quick"}
         machine = provenance.machine()
