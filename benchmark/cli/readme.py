@@ -30,6 +30,10 @@ PAPERS = "mpe-omar/spread"  # the program behind the published tables
 SHOWN = ("algorithm", "floor")  # neither references nor published numbers
 TEAMS = ("mpe/spread", "mpe/tag-flee")
 GAMES = ("meanfield/queue-n256", "meanfield/resource-n256", "meanfield/beach-bar-n256")
+CROWDS = tuple(f"meanfield/{name}/medium-v1" for name in (
+    "squeeze-n1000", "squeeze-n10000", "beach-bar-n1000", "beach-bar-n10000"
+))  # fmt: skip
+PLAYED = "mpe/spread-v1"  # of the online track
 BENCH = "meanfield/squeeze-n1000/medium-v1"  # of the first command on the page
 WEIGHTED, UNWEIGHTED, COARSE = "mfdiffuser", "mfdiffuser.none", "mfdiffuser.hierarchical"
 
@@ -96,6 +100,38 @@ def tiers(records: list[Record], tasks: tuple[str, ...]) -> str:
             lines.append(f"| {name} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
+
+
+def crowds(records: list[Record]) -> str:
+    """Scores, seconds of training and peak memory with a thousand agents and ten thousand."""
+    rows: dict[str, dict[str, Row]] = defaultdict(dict)  # name, dataset
+    for dataset in CROWDS:
+        for row in board.rows_of([item for item in records if item.dataset == dataset]):
+            if row.value is not None and row.runs and row.label != "random":
+                rows[_named(row)][dataset] = row
+    heads = [f"`{name.split('/')[1]}`" for name in CROWDS]
+    lines = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(CROWDS)]
+    for name in sorted(rows, key=lambda name: _place(list(rows[name].values()))):
+        cells = [_cost(rows[name][at]) if at in rows[name] else "" for at in CROWDS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cost(row: Row) -> str:
+    """Score, seconds of training and peak megabytes, medians over the seeds."""
+    costs = [(run.cost.train_seconds, run.cost.peak_mb) for run in row.runs]
+    seconds, megabytes = np.median(costs, axis=0)
+    return f"{_cell(row)}; {seconds:.0f} s, {megabytes:.0f} MB"
+
+
+def online(records: list[Record]) -> str:
+    """Scores on the online track, and the environment steps that they took."""
+    own = [item for item in records if item.task == PLAYED and item.track == "online"]
+    lines = [f"| `{PLAYED}`, online | score | environment steps |", "|---|---|---|"]
+    for row in board.rows_of(own):
+        if row.value is not None and row.runs and row.kind == "algorithm":
+            lines.append(f"| {_named(row)} | {_cell(row)} | {row.runs[0].env_steps:,} |")
+    return "\n".join(lines)
 
 
 def beside_papers(records: list[Record]) -> str:
@@ -227,6 +263,8 @@ def run(options: Readme) -> int:
         "effects": effects(records),
         "spread": tiers(everything, TEAMS),
         "games": tiers(everything, GAMES),
+        "crowds": crowds(everything),
+        "online": online(everything),
         "published": beside_papers(everything),
         "claims": claims_table.short(found),
         "algorithms": algorithm_table(),
