@@ -41,10 +41,12 @@ What reproduces (spread, development data of leaderboard/tuning, 5,000 updates):
 imitation on mixed behaviour, 59 on medium data where BC has 38, and nearly no loss on expert data,
 94 (BC 95; one seed each). With alpha_target = 1000 it was 51 and 91; lower temperatures then traded
 one for the other: alpha = 0.5 had 55 and 79, 0.25 had 55 and 38.
-On OMAR's variant of spread alpha_target = 1000 ended below random play, -21 on the board's expert
-data (the papers have 104). Rewards are positive there, and Q_tot diverged as in 4: after 4,000
-updates on development data its spread was 60 around 123, the weights of (4) left 18 of 256 rows,
-and the score was 13. With 1e6 they are 11, 103, 197 rows and 93.
+On OMAR's variant of spread alpha_target = 1000 ended below random play. Rewards are positive there,
+and Q_tot diverged as in 4: after 4,000 updates on development data its spread was 60 around 123,
+the weights of (4) left 18 of 256 rows, and the score was 13. With 1e6 they are 11, 103, 197 rows
+and 93. On the board (quick protocol, 3 seeds) expert, medium and medium-replay data of that variant
+went from -21, -25 and -18 to 95, 54 and 43 (the papers: 104, 29 and 14; BC 95, 42 and 27 here),
+expert data of spread from 91 to 90.
 """
 
 from __future__ import annotations
