@@ -46,7 +46,7 @@ and Q_tot diverged as in 4: after 4,000 updates on development data its spread w
 the weights of (4) left 18 of 256 rows, and the score was 13. With 1e6 they are 11, 103, 197 rows
 and 93. On the board (quick protocol, 3 seeds) expert, medium and medium-replay data of that variant
 went from -21, -25 and -18 to 95, 54 and 43 (the papers: 104, 29 and 14; BC 95, 42 and 27 here),
-expert data of spread from 91 to 90.
+expert and medium data of spread from 91 and 54 to 90 and 60.
 """
 
 from __future__ import annotations
