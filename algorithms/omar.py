@@ -38,8 +38,10 @@ What reproduces (spread, development data of leaderboard/tuning, 2,000 updates o
    not run on it), where BC scores 95.5; the paper has 115 above 35. The actor follows the search
    (mean square distance 0.14 to 0.21 after 1,500 updates); the critic's best action is far from
    the data's (0.38 to 0.44). So it is the critic that has not learnt which action the experts
-   take. Neither alpha = 50 nor a learning rate of 1e-2 helped; draws for all rows instead of a
-   quarter helped a little (0.42 to 0.38). Longer training and wider critics were not tried.
+   take: that needs three to six times the updates of cloning and more, as the header of MA-CQL
+   says (numbers: leaderboard/tuning/README.md). Neither alpha = 50 nor a learning rate of 1e-2
+   helped; draws for all rows instead of a quarter helped a little (0.42 to 0.38). Width 128 with
+   one draw and an actor update every second step: 37 after 1,250 and 2,500 updates (one seed).
  - OMAR's variant, our data (quick protocol, 3 seeds): 14 on expert, 25 on medium, 21 on
    medium-replay and -1 on random data; the paper has 115, 48, 38 and 34.
 """

@@ -347,6 +347,29 @@ def test_the_penalty_keeps_the_actor_at_the_data():
     assert means[1] < -0.25
 
 
+def test_the_penalty_ends_at_the_log_density_of_the_data():
+    """Where nothing is earned and the penalty outweighs the error, Q = log mu + const, for any
+    number of draws: half the data at -0.5, half, but drawn three times as wide, at 0.4.
+    """
+    data = uniform_team()
+    rng = np.random.default_rng(0)
+    wide = rng.random(data.act.shape) < 0.5
+    drawn = np.where(wide, rng.normal(0.4, 0.3, wide.shape), rng.normal(-0.5, 0.1, wide.shape))
+    data.act = (drawn.clip(-1, 1) * PAD.numpy()).astype(np.float32)
+    data.rew = np.zeros_like(data.rew)
+    a = torch.linspace(-0.8, 0.95, 36)
+    mu = (-(((a + 0.5) / 0.1) ** 2) / 2).exp() / 0.1 + (-(((a - 0.4) / 0.3) ** 2) / 2).exp() / 0.3
+    for draws in (1, 10):
+        macql = fit(MACQL, data, 500, cql_alpha=100.0, cql_samples=draws, lr=5e-3, gamma=0.0)
+        obs = torch.as_tensor(data.obs[:64]).transpose(0, 1)[None]
+        features = macql.team.encoder(obs, torch.zeros(1, 2, 64).long())
+        tried = torch.stack([a, torch.zeros(36)], -1)[None, None, :, None].expand(1, 2, -1, 64, -1)
+        with torch.no_grad():  # of agent 1, whose only action dimension is the first
+            q = macql.team.critic.own(features, tried[:, :, 0], tried).mean(2)[0, 1].mean(-1)
+        assert (q - mu.log()).std() < 0.4 * mu.log().std()
+        assert a[q.argmax()] == pytest.approx(-0.5, abs=0.06)
+
+
 def test_values_bootstrap_unless_terminated():
     """Reward 1 at every step, gamma 0.5: values are 2, and 1 where every step is terminal."""
     found = []

@@ -96,6 +96,19 @@ def test_without_the_batch_factor_almost_nothing_is_bootstrapped():
     torch.testing.assert_close(gaps[0] * counted, gaps[1])
 
 
+@pytest.mark.parametrize("mean", [-300.0, 300.0])
+def test_the_bootstrap_contracts_where_values_are_far_from_zero(monkeypatch, mean):
+    """Differences between states' values must not grow: with the authors' alpha_target = 1000 they
+    are multiplied by 0.99 (1 + 300 / 1000) at every update of the target, and Q diverges."""
+    maicq, batch = grown(MAICQ, TEAM)
+    pair = maicq._pair(batch)
+    goes_on = pair.usable * (1 - pair.now.ended) > 0
+    q = mean + 10 * torch.randn(goes_on.shape, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(maicq.team.slow, "q_total", lambda features, act: q)
+    bootstrap = (maicq._target(pair) - pair.now.rew)[goes_on]
+    assert 0.98 < bootstrap.std() / q[goes_on].std() < 1.0
+
+
 def test_a_step_cut_by_the_time_limit_has_no_target():
     maicq, batch = grown(MAICQ, TEAM)
     batch.terminated = torch.zeros_like(batch.terminated)
