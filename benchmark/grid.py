@@ -116,6 +116,7 @@ class Grid:
                 self._close(job, "done elsewhere")
                 if claim:
                     self.leases.release(claim)
+                self.leases.clear(name)
             elif claim is None:
                 self.later[name] = time.monotonic() + min(LATER, self.leases.lease / 4)
             elif len(tries := self.leases.tries(name)) >= self.tries:

@@ -139,6 +139,17 @@ class Leases:
         for path in self._failures(name):
             path.unlink(missing_ok=True)
 
+    def clear(self, name: str) -> None:
+        """Remove what a dead grid left of a job that is finished: its claim and failed tries."""
+        last = self._last(name)
+        if last and self.stale(last):
+            last.path.unlink(missing_ok=True)
+        self.forget(name)
+
+    def names(self) -> set[str]:
+        """The jobs that something in the folder speaks of."""
+        return {path.name.split(".")[0] for path in self.folder.glob("*.json")}
+
     def close(self) -> None:
         self._clock.unlink(missing_ok=True)
 

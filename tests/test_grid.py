@@ -67,6 +67,23 @@ def test_a_claim_whose_holder_died_here_is_taken_over_at_once(tmp_path: Path) ->
     assert Leases(tmp_path, lease=1e6).take("job")
 
 
+def test_what_a_dead_grid_left_of_a_finished_job_is_removed(tmp_path: Path) -> None:
+    script = (
+        "import os, pathlib, sys; from benchmark.leases import Leases;"
+        "own = Leases(pathlib.Path(sys.argv[1])); own.note('job', 'why');"
+        "assert own.take('job'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    own = Leases(tmp_path, lease=1e6)
+    held = Leases(tmp_path, lease=1e6).take("mine")
+    assert own.names() == {"job", "mine"}
+    for name in own.names():
+        own.clear(name)
+    own.close()
+    assert held
+    assert os.listdir(tmp_path) == [held.path.name]  # its holder lives
+
+
 def test_a_process_number_used_again_does_not_keep_a_claim(tmp_path: Path) -> None:
     own = Leases(tmp_path, lease=1e6)
     held = own.take("job")

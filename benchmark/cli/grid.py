@@ -58,6 +58,11 @@ def run(options: Grid) -> int:
     todo = [(job, cost) for job, cost in found if not job.finished()]
     print(f"grid: {len(todo)} runs to do, {len(found) - len(todo)} finished before")
     executor = None
+    if not options.preview:
+        leases = Leases(options.out / "claims", options.lease)
+        for name in leases.names() & {job.name for job, _ in found if job.finished()}:
+            leases.clear(name)  # a grid was killed after its job's last record
+        leases.close()
     if todo and not options.preview:
         executor = EXECUTORS[options.executor](options.workers, 3600 * options.patience)
     slots = executor.slots if executor else options.workers or launch.cores()
@@ -65,7 +70,6 @@ def run(options: Grid) -> int:
     if executor is None:
         return 0
     files.sweep(records, options.lease)  # what killed writers left
-    leases = Leases(options.out / "claims", options.lease)
     tally = Work([job for job, _ in todo], leases, executor).run()
     for label, reason in tally.failed.items():
         print(f"failed: {label}: {reason}", file=sys.stderr)
