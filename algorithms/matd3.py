@@ -24,7 +24,7 @@ Differences from the papers
 
 What reproduces: on spread, MATD3 learns far more slowly than the entropy-regularised players with
 the same critic: 22.0 after 21,000 environment steps with its usual rates, OMAD 41.9 and MASAC 40.4
-(leaderboard/tuning, two seeds).
+(leaderboard/tuning, two seeds). After 50,000 steps, 5 seeds: 42.8, OMAD 72.2 and MASAC 62.7.
 """
 
 from __future__ import annotations
