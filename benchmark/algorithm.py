@@ -135,14 +135,20 @@ class Algorithm(ABC):
         """
         raise NotImplementedError
 
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Everything a bitwise resume needs: weights, targets, EMA, optimiser, generators, step.
-        Tensors and plain values.
+        Tensors and plain values. Default: every attribute with a state_dict of its own, such as
+        networks and optimisers; generators, tables and numbers are not among them.
         """
+        return {name: part.state_dict() for name, part in self._parts()}
 
-    @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What `state_dict` gave, into a group that was built and prepared alike."""
+        for name, part in self._parts():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        return [(name, part) for name, part in vars(self).items() if hasattr(part, "state_dict")]
 
     def cost(self) -> dict[str, float]:
         """Costs known to the algorithm: `parameters` of one seed, `sampler_steps` of one action,

@@ -66,12 +66,5 @@ class Mine(Algorithm):
         act = torch.multinomial(out.softmax(-1).flatten(0, 1), 1, generator=self.noise)
         return act.view(obs.shape[:2]).cpu().numpy()
 
-    def state_dict(self):
-        return {"net": self.net.state_dict(), "adam": self.adam.state_dict()}
-
-    def load_state_dict(self, state):
-        self.net.load_state_dict(state["net"])
-        self.adam.load_state_dict(state["adam"])
-
     def cost(self):
         return {"parameters": sum(p.numel() for p in self.net.parameters())}
