@@ -35,7 +35,8 @@ from benchmark.cli import main
 from tests.test_kill import arguments
 for row in algorithms.names()[::int(sys.argv[2])]:
     words = arguments(row, sys.argv[1])
-    words[words.index("--steps") + 1] = "0" if row == "random" else "5"
+    at = words.index("--steps") + 1
+    words[at] = "0" if words[at] == "0" else "5"
     assert main(words) == 0, row
 """
 PLAY = """

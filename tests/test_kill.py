@@ -21,7 +21,8 @@ pytestmark = pytest.mark.slow
 
 TEAM = "mpe/spread/random-v1"
 CROWD = "meanfield/queue-n16-v1"  # a population that is played
-STEPS = {"random": 0, "bc": 1500, "matd3bc": 600}  # a few seconds each; the others have 300
+# A few seconds each; the others have 300, those without gradient steps none.
+STEPS = {"random": 0, "bc_table": 0, "bc": 1500, "matd3bc": 600}
 
 
 def dataset_for(row: str) -> str:
