@@ -84,6 +84,8 @@ def plan(
         )
     if steps is not None and steps < 0:
         raise UserError(f"option --steps: found {steps}, expected 0 or more.")
+    if steps and not default_steps:
+        raise UserError(f"option --steps: found {steps}, expected 0: {row} takes no such steps.")
     check_device(device)
     # A group pays only where one update serves all of its seeds; else a seed is a run of its own.
     size = protocol.group if cls.stacks_seeds else 1

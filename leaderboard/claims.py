@@ -46,7 +46,6 @@ AnyTest = Annotated[
     measures.Contrast
     | measures.Trend
     | measures.Against
-    | measures.CostRatio
     | measures.SpeedUp
     | studies.Study
     | studies.StudyRatio,

@@ -6,7 +6,6 @@ A test is a few lines of TOML, see `leaderboard/claims`. Its `measure` names the
     trend        slope of a row's score, less another's, on log10 of the population's size
     relative     percent by which a row's mean score is above that of the best of others
     share        share of datasets on which a row's mean score is above all others'
-    cost         ratio of two rows' costs
     speed-up     environment steps of a row over those another takes to reach its last return
     study        cells of leaderboard/studies or leaderboard/perf, each by itself
     study-ratio  ratio of two cells of one study
@@ -204,30 +203,6 @@ class Against(Test):
 
         statistic = share if self.measure == "share" else relative
         return measured(rows, [points(row) for row in rows], statistic)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostRatio(Test):
-    measure: Literal["cost"]
-    row: str  # the cheaper one, by the claim
-    other: str
-    dataset: str
-    field: str  # of a record's cost, or of what stands in its `extra`
-
-    def measured(self, evidence: Evidence) -> list[Measured]:
-        rows = [find(evidence, name, self.dataset) for name in (self.other, self.row)]
-        strata = [self._values(row) for row in rows]
-        return measured(rows, strata, lambda s: s[0].mean(-1) / s[1].mean(-1))
-
-    def _values(self, row: Row) -> Array:
-        """One value a group of seeds: what was trained together was timed together."""
-        found: dict[tuple[int, ...], float] = {}
-        for run in row.runs:
-            value = run.cost.extra.get(self.field, getattr(run.cost, self.field, None))
-            if value is None:
-                raise Missing(f"the records of {row.algo} on {self.dataset} lack {self.field}")
-            found[tuple(run.group)] = float(value)
-        return np.array([found[group] for group in sorted(found)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Tables of weighted counts, cell by cell."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import datasets
 from algorithms.bc_table import BCTable
 from algorithms.nn.planning import returns_to_go
 from benchmark.errors import UserError
+from tests.conftest import bench
 
 TURNS = "meanfield/queue-n16-b4/medium-v1"
 SQUEEZE = "meanfield/squeeze-n100/medium-v1"
@@ -54,3 +56,9 @@ def test_weights_of_returns_raise_the_return_of_squeeze() -> None:
 def test_a_setting_out_of_range_is_named() -> None:
     with pytest.raises(UserError, match="smooth"):
         built(SQUEEZE, smooth=0.0)
+
+
+def test_gradient_steps_are_refused(data_root: Path) -> None:
+    done = bench("train", "bc_table", SQUEEZE, "--steps", "5")
+    assert done.returncode == 2
+    assert "option --steps: found 5, expected 0: bc_table" in done.stderr

@@ -201,17 +201,6 @@ def test_a_trend_is_the_slope_per_decade(tmp_path: Path) -> None:
     assert value(tmp_path, test, records) == pytest.approx(3, abs=1e-3)
 
 
-def test_a_cost_counts_what_was_timed_together_once(tmp_path: Path) -> None:
-    test = f"""measure = "cost"\nrow = "omar"\nother = "bc"\ndataset = "{DATASET}"
-field = "update_ms\""""
-    apart = [replace(r, group=[r.seed]) for name in ("omar", "bc") for r in runs(name, [50] * 5)]
-    slow = [replace(r, cost=replace(r.cost, update_ms=5.0)) if r.algo == "bc" else r for r in apart]
-    assert value(tmp_path, test, slow) == pytest.approx(4.0)
-    together = [replace(r, group=[0, 1, 2, 3, 4]) for r in slow]
-    (part,) = judge(card(tmp_path, "[[test]]\n" + test + "\nabove = 1.0\n"), together).parts
-    assert (part.outcome, part.found[0].seeds) == ("few seeds", 1)
-
-
 def test_a_speed_up_is_in_environment_steps_to_the_rivals_last_return(tmp_path: Path) -> None:
     steps = [100.0, 200.0, 300.0, 400.0]
 
