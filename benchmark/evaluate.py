@@ -10,10 +10,13 @@ from typing import Protocol
 import numpy as np
 
 from benchmark.errors import UserError
+from benchmark.protocol import POPULATION_SEEDS
 from benchmark.task import Array, Task, TaskSpec
 
 POLICY_STREAM = 2**50  # keeps a policy's noise apart from the draws of the episode of that seed
 ROWS = 1_000_000  # agents x episodes of one seed in lockstep at most, which bounds memory
+POPULATION_STEPS = 4_000_000  # agent-steps that measure a population error, about
+POPULATION_EPISODES = (2, 100)  # of them, at least and at most
 
 
 class Policy(Protocol):
@@ -107,8 +110,12 @@ def rollout_group(
 
 
 def exact(task: Task, table: Array) -> dict[str, float]:
-    """Exact metrics of a finite game's policy pi[h, o, a]: its value in the limit and, where that
-    ranks, its exploitability. The task must have a model.
+    """Metrics of a finite game's policy pi[h, o, a] against the game's exact limit; the task must
+    have a model.
+
+    value: its return in the limit. exploitability: where that ranks. population_error: mean over
+    episodes of max_t |mu_N(t) - mu(t)|_1, from 0 to 2, of N agents who play the table; not in
+    games of one step, where nobody moves.
     """
     from benchmark.envs.meanfield import solve
 
@@ -117,6 +124,10 @@ def exact(task: Task, table: Array) -> dict[str, float]:
     metrics = {"value": float(solve.policy_value(model, table))}
     if task.spec.metric == "exploitability":
         metrics["exploitability"] = float(solve.exploitability(model, table))
+    if model.horizon > 1:
+        episodes = POPULATION_STEPS // (task.spec.n_agents * model.horizon)
+        seeds = POPULATION_SEEDS[: int(np.clip(episodes, *POPULATION_EPISODES))]
+        metrics["population_error"] = float(solve.population_error(task, table, seeds)[0].mean())
     return metrics
 
 

@@ -88,7 +88,7 @@ class Record:
     returns: list[list[float]]  # [episode][group], mean over the group's agents
     team_returns: list[float]  # [episode]
     curve: Curve  # "step" and the losses
-    exact: dict[str, float]  # exploitability, value, ... of finite games
+    exact: dict[str, float]  # of finite games, see `benchmark.evaluate.exact`
     cost: Cost
     tuning: Tuning
     provenance: Provenance

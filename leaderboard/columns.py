@@ -59,6 +59,11 @@ def about(board: Board, rows: Sequence[Row]) -> list[str]:
         )
     else:
         sentences.append(f"Score: 0 = random play, 100 = expert, from the team return ({team}).")
+    if any(row.population_error for row in rows):
+        sentences.append(
+            "Population error: mean of max_t |mu_N(t) - mu(t)|_1 between the N agents and their"
+            " policy's exact flow. Value gap: their mean return's distance from its exact value."
+        )
     counts = [len(row.points) for row in rows if row.points]
     if any(count >= BOOTSTRAP_FROM for count in counts):
         sentences.append("Interquartile mean and 95% bootstrap interval over training seeds.")
@@ -113,6 +118,10 @@ def number(value: float, digits: int = 4) -> str:
     if 10**digits - 0.5 <= abs(value) < 1e7:
         return f"{value:.0f}"
     return f"{value:#.{digits}g}".rstrip(".")
+
+
+def _three(value: float) -> str:
+    return number(value, 3)
 
 
 def interval(row: Row) -> str:
@@ -212,6 +221,9 @@ def columns(board: Board, rows: Sequence[Row]) -> tuple[list[Column], list[Colum
         main = [raw[0], *main, *raw[1:]]
     else:
         main = [Column("score", lambda r: _of(r.score), "{:z.1f}".format), *main, *raw]
+    if any(row.population_error for row in rows):
+        main.append(Column("population error", lambda r: _of(r.population_error), _three))
+        main.append(Column("value gap", lambda r: _of(r.value_gap), _three))
     algorithm = Column("algorithm", _name, right=False)
     results = [
         Column("#", lambda r: r.rank),
@@ -224,8 +236,8 @@ def columns(board: Board, rows: Sequence[Row]) -> tuple[list[Column], list[Colum
     costs = [
         algorithm,
         Column("train/seed", lambda r: r.train_seconds, duration),
-        Column("ms/update", lambda r: r.update_ms, lambda ms: number(ms, 3)),
-        Column("ms/action", lambda r: r.act_ms, lambda ms: number(ms, 3)),
+        Column("ms/update", lambda r: r.update_ms, _three),
+        Column("ms/action", lambda r: r.act_ms, _three),
         Column("peak MB", lambda r: r.peak_mb, "{:.0f}".format),
         Column("params", lambda r: r.parameters, count),
         Column("sampler steps", lambda r: r.sampler_steps),

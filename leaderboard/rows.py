@@ -80,6 +80,8 @@ class Row:
     team_return: Estimate | None = None  # raw, over the finished seeds
     exploitability: Estimate | None = None  # raw, over the finished seeds
     margin: Estimate | None = None  # raw, over the finished seeds
+    population_error: Estimate | None = None  # of a finite game's N agents from its limit
+    value_gap: Estimate | None = None  # |J_N - J|, of the same
     points: tuple[float, ...] = ()  # of each seed: score, or the raw metric where there is none
     seeds: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
@@ -120,3 +122,13 @@ def by_board(rows: Sequence[Row]) -> dict[Board, list[Row]]:
     for row in rows:
         boards[row.board].append(row)
     return dict(boards)
+
+
+def value_gap(board: Board, run: Record) -> float | None:
+    """|J_N - J|: a run's mean return against its policy's value in the limit of infinitely many
+    agents, the noise of the episodes included; None where the record has no such value.
+    """
+    value = run.exact.get("value")
+    if value is None or run.failed or board.team_return != "mean":
+        return None
+    return abs(run.mean_return() - value)

@@ -32,7 +32,7 @@ from leaderboard.columns import (
     plain,
     published_columns,
 )
-from leaderboard.rows import LEVELS, RAW, Board, Row, by_board
+from leaderboard.rows import LEVELS, RAW, Board, Row, by_board, value_gap
 from leaderboard.site_drawings import axis, bar, curves, fixed_line, points_of_a_line
 
 PAGE = Path(__file__).parent / "page"
@@ -285,6 +285,8 @@ def _command(row: Row) -> str:
 def _run(row: Row, run: Record, index: int) -> dict[str, Any]:
     scored = row.score is not None and len(row.points) == len(row.seeds)
     measured = run.exact | {name: sum(x) / len(x) for name, x in run.outcomes.items() if x}
+    gap = value_gap(row.board, run)
+    measured |= {} if gap is None else {"value gap": gap}
     return {
         "seed": run.seed,
         "status": f"failed: {run.reason}" if run.failed else "ok",

@@ -19,7 +19,7 @@ from benchmark.protocol import protocol
 from benchmark.record import Record
 from benchmark.task import Reference
 from leaderboard import scores
-from leaderboard.rows import EXECUTIONS, FLOORS, RAW, Board, Row, Scale
+from leaderboard.rows import EXECUTIONS, FLOORS, RAW, Board, Row, Scale, value_gap
 from leaderboard.scores import Estimate
 
 
@@ -164,6 +164,8 @@ def _entry(board: Board, label: str, runs: list[Record], reference: Reference | 
         team_return=_estimate([run.mean_return() for run in done]),
         exploitability=_estimate([run.exact.get("exploitability") for run in done]),
         margin=_estimate([run.value("margin") for run in done]),
+        population_error=_estimate([run.exact.get("population_error") for run in done]),
+        value_gap=_estimate([value_gap(board, run) for run in done]),
         points=tuple(float(p) for p in points if p is not None and not math.isnan(p)),
         seeds=tuple(run.seed for run in runs),
         failed=tuple(run.seed for run in runs if run.failed),

@@ -76,7 +76,8 @@ def flat(row: Row) -> dict[str, Any]:
         "team_return": board.team_return,
         **described(row),
     }
-    for name in ("score", "team_return", "exploitability", "margin"):
+    raw = ("team_return", "exploitability", "margin", "population_error", "value_gap")
+    for name in ("score", *raw):
         found: Estimate | None = getattr(row, name)
         name = "return" if name == "team_return" else name
         values[name] = None if found is None else found.value

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from benchmark import registry
+from benchmark.envs.meanfield import solve
 from benchmark.envs.mpe.spread import Controller
 from benchmark.errors import UserError
-from benchmark.evaluate import check_actions, rollout, rollout_group, team_values
+from benchmark.evaluate import check_actions, exact, rollout, rollout_group, team_values
+from benchmark.protocol import EVALUATION_SEEDS, POPULATION_SEEDS, REFERENCE_SEEDS
 from benchmark.task import Group, Step, Task, TaskSpec
 from tests.perf.bench_evaluate import plain_loop
 
@@ -114,3 +116,37 @@ def test_wrong_actions_are_refused_in_one_sentence(act: np.ndarray, words: str) 
 def test_actions_beyond_the_box_are_clipped() -> None:
     clipped = check_actions(np.full((2, 2, 1), 3.0), (2, 2, 1), Mortal.spec)
     assert clipped.max() == 1.0
+
+
+# ---------------------------------------------------------------------------------- exact metrics
+def exact_of_uniform(name: str) -> dict[str, float]:
+    task = registry.task(f"meanfield/{name}-v1")
+    model = task.model()
+    assert model is not None
+    return exact(task, solve.uniform_policy(model))
+
+
+def test_a_population_error_is_that_of_its_agents_and_falls_with_the_root_of_n() -> None:
+    few, many = exact_of_uniform("beach-bar-n16"), exact_of_uniform("beach-bar-n1024")
+    assert few["value"] == many["value"]  # of the limit, whatever N is
+    assert 6 < few["population_error"] / many["population_error"] < 10  # 8
+    assert exact_of_uniform("beach-bar-n16") == few
+    task = registry.task("meanfield/beach-bar-n16-v1")
+    model, env = task.model(), task.arrays(50)
+    assert model is not None
+    obs, worst = env.reset(range(50)), np.zeros(50)
+    mu, rng = solve.flow(model, solve.uniform_policy(model)), np.random.default_rng(0)
+    for t in range(model.horizon):
+        share = (obs == np.arange(model.n_obs)).mean(1)  # [E, O]
+        worst = np.maximum(worst, np.abs(share - mu[t]).sum(-1))
+        obs = env.step(rng.integers(0, model.n_actions, obs.shape[:2])).obs
+    assert few["population_error"] == pytest.approx(worst.mean(), abs=0.06)
+
+
+def test_games_of_one_step_have_no_population_error() -> None:
+    assert set(exact_of_uniform("squeeze-n100")) == {"value"}
+    assert set(exact_of_uniform("rps-n256")) == {"value", "exploitability"}
+
+
+def test_populations_are_measured_on_seeds_of_their_own() -> None:
+    assert not {*EVALUATION_SEEDS, *REFERENCE_SEEDS} & {*POPULATION_SEEDS}

@@ -153,6 +153,26 @@ def test_exploitability_ranks_and_the_return_does_not() -> None:
     assert "is shown, never ranked" in words(rows)
 
 
+def test_a_population_error_and_the_value_gap_stand_beside_the_return() -> None:
+    records = []
+    for algo, errors in (("measured", [0.2, 0.3, 0.4]), ("older", [])):
+        for seed in range(3):
+            exact = {"exploitability": 1.0, "value": 24.5}
+            exact |= {"population_error": errors[seed]} if errors else {}
+            changes = {"task": GAME, "dataset": f"{GAME[:-3]}/medium-v1", "exact": exact}
+            records.append(record(algo, seed, 24.0, **changes))
+    rows = summarise(records, None, game)
+    measured, older = by_label(rows)["measured"], by_label(rows)["older"]
+    assert measured.population_error.value == pytest.approx(0.3)
+    assert measured.value_gap.value == pytest.approx(0.5)
+    assert older.population_error is None
+    assert "population error  value gap" in render(rows)
+    assert "max_t |mu_N(t) - mu(t)|_1" in words(rows)
+    assert json.loads(render(rows, "json"))[0]["value_gap"] == pytest.approx(0.5)
+    only_older = summarise(records[3:], None, game)
+    assert "population error" not in render(only_older)
+
+
 def test_a_battle_is_ranked_by_its_margin() -> None:
     def battle(task: str) -> Scale:
         spec = TaskSpec(task, (Group("agent", 64, 8),), 500, metric="margin", outcomes=("margin",))

@@ -15,10 +15,12 @@ from safetensors.numpy import load, save
 from safetensors.torch import load as to_tensors
 
 from benchmark import checkpoint, files, record, registry, trace
+from benchmark.envs.meanfield.solve import uniform_policy
 from benchmark.errors import UserError
 from benchmark.evaluate import exact
 from leaderboard import blobs, replay, submission
 from tests.conftest import TINY
+from tests.records import record as made
 from tests.submitting import (
     FIRST,
     copied,
@@ -328,3 +330,21 @@ def test_a_seed_that_failed_is_submitted_and_counts(data_root: Path, tmp_path: P
         path.unlink()
     sign(folder)
     assert "has the seeds [0, 2]" in faults(folder)[0]
+
+
+def test_records_from_before_a_metric_stay_valid_and_a_wrong_one_is_found() -> None:
+    task = registry.task("meanfield/beach-bar-n16-v1")
+    model = task.model()
+    assert model is not None
+    found = exact(task, uniform_policy(model))
+    older = {name: x for name, x in found.items() if name != "population_error"}
+    for values, words in (
+        (found, []),
+        (older, []),
+        ({**found, "population_error": 0.1}, ["exact.population_error is 0.1"]),
+        ({"value": found["value"]}, ["exact holds ['value']"]),
+    ):
+        item = made(task=task.spec.id, dataset="", exact=values)
+        said = list(blobs.exact_faults(task, item, found))
+        assert len(said) == len(words)
+        assert all(word in one for word, one in zip(words, said, strict=True))
