@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import sys
@@ -19,6 +20,7 @@ from benchmark import registry
 from benchmark.algorithm import build_group
 from benchmark.checks.fixtures import TEAM, toy_dataset
 from benchmark.cli.options import Train
+from benchmark.cli.readme import performance
 from benchmark.cli.train import plan
 from datasets.recipe import Plan, recipes
 from tests.perf import __main__ as perf
@@ -93,6 +95,20 @@ def test_a_goal_is_met_or_missed() -> None:
     assert Row("a", "<=", 3.0, 2.99).line().rstrip().endswith("met")
     absent = Row("a", "<=", 3.0, None, note="no such processor")
     assert absent.line().endswith("missed  (no such processor)")
+    missed = Row("a", ">=", 3.0, 2.0, why="all of it is drawing")
+    assert missed.line().endswith("why: all of it is drawing")
+    assert "why" not in dataclasses.replace(missed, measured=4.0).line()
+
+
+def test_the_readme_says_once_why_goals_are_missed() -> None:
+    rows = [Row("a", ">=", 3.0, 2.0, why="x"), Row("b", ">=", 3.0, 2.0, why="x")]
+    rows += [Row("c", ">=", 3.0, 4.0, why="y"), Row("d", ">=", 3.0, 2.0)]
+    machine = {"processor": "p", "cores": 2, "load_1_5_15_min": [0.0]}
+    goals = [dataclasses.asdict(row) | {"met": row.met} for row in rows]
+    text = performance({"machine": machine, "goals": goals})
+    assert text.endswith("Why they are missed:\n\n- *a*, *b*: x")
+    goals = [row | {"why": ""} for row in goals]
+    assert "missed:" not in performance({"machine": machine, "goals": goals})
 
 
 def test_variants_take_turns_after_their_warm_up() -> None:

@@ -192,7 +192,12 @@ def performance(found: dict[str, Any]) -> str:
         values = [cell(row[name], row["unit"]) for name in ("measured", "floor")]
         word = "met" if row["met"] else "missed"
         lines.append(f"| {row['name']} | {goal} | {' | '.join(values)} | {word} |")
-    return "\n".join(lines)
+    reasons: dict[str, list[str]] = {}  # rows often miss for one reason
+    for row in goals:
+        if row.get("why") and not row["met"]:
+            reasons.setdefault(row["why"], []).append(row["name"])
+    said = [f"- *{'*, *'.join(names)}*: {why}" for why, names in reasons.items()]
+    return "\n".join([*lines, *(["", "Why they are missed:", "", *said] if said else [])])
 
 
 def algorithm_table() -> str:

@@ -221,6 +221,7 @@ def play(env: Any, policies: list[PlainDiffusionPolicy], seed: int) -> tuple[Arr
 
 
 # ----------------------------------------------------------------------------- data and populations
+CHUNKS_KEPT = 1 << 20  # bytes an array
 KEYS = ("obs", "next_obs", "acs", "rews", "dones")
 
 
@@ -241,7 +242,9 @@ class PlainLoader:
     """Items of a batch read one by one from the arrays of such a file."""
 
     def __init__(self, path: Path, starts: Array, n_agents: int) -> None:
-        self.file, self.starts = h5py.File(path, "r"), starts
+        # Since HDF5 2.0 eight megabytes of chunks are kept of each array, and would hold all of a
+        # small file, unpacked; of a file of a million steps they hold as much as this does here.
+        self.file, self.starts = h5py.File(path, "r", rdcc_nbytes=CHUNKS_KEPT), starts
         self.rng = np.random.default_rng(0)
         # opened once: to look a name up costs more than to read a window
         self.stored = [[self.file[f"{key}_{i}"] for i in range(n_agents)] for key in KEYS]

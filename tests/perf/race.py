@@ -23,6 +23,7 @@ class Row:
     unit: str = "x"
     floor: float | None = None  # the value if our side took no longer than its own floor
     note: str = ""
+    why: str = ""  # where the time goes, from a profile: told where the goal is missed
 
     @property
     def met(self) -> bool:
@@ -36,7 +37,8 @@ class Row:
         goal = f"{self.sense} {self.goal:g} {self.unit}"
         word = "met" if self.met else "missed"
         note = f"  ({self.note})" if self.note else ""
-        return f"{self.name:62} {goal:>11} {measured:>12} {floor:>12}  {word}{note}"
+        why = f"\n    why: {self.why}" if self.why and not self.met else ""
+        return f"{self.name:62} {goal:>11} {measured:>12} {floor:>12}  {word}{note}{why}"
 
 
 def race(
@@ -65,7 +67,13 @@ def ratio(times: Times, plain: str, ours: str) -> float:
 
 
 def faster(
-    name: str, goal: float, times: Times, plain: str = "plain", ours: str = "ours", share: float = 1
+    name: str,
+    goal: float,
+    times: Times,
+    plain: str = "plain",
+    ours: str = "ours",
+    share: float = 1,
+    why: str = "",
 ) -> Row:
     """The row of a ratio, `share` being ours' calls for one of the plain variant's; its floor is
     the ratio if ours took no longer than the variant "floor", where that raced too.
@@ -73,4 +81,5 @@ def faster(
     least = ratio(times, plain, "floor") * share if "floor" in times else None
     found = ratio(times, plain, ours) * share
     note = f"{np.median(times[plain]) / share:.4g} ms to {np.median(times[ours]):.4g} ms"
-    return Row(name, ">=", goal, round(found, 4), floor=least and round(least, 4), note=note)
+    floor = least and round(least, 4)
+    return Row(name, ">=", goal, round(found, 4), floor=floor, note=note, why=why)
