@@ -83,11 +83,12 @@ class MFCQL(Algorithm):
         self.shape = (spec.horizon, spec.n_obs, spec.n_actions)
         inputs = spec.horizon + 2 * spec.n_obs + spec.n_actions
         sizes = (inputs, config.width, config.width, spec.n_actions + 1)
-        self.critic = StackedMLP(generators(seeds), (1,), sizes)
+        self.critic = StackedMLP(generators(seeds), (1,), sizes).to(device)
         self.slow = copy.deepcopy(self.critic)
         self.optimiser = torch.optim.Adam(self.critic.parameters(), config.lr)
         self.spread, self.rho = 1.0, 1.0
-        self.typical = torch.zeros(spec.horizon, spec.n_obs + spec.n_actions)  # mean m of a step
+        told = spec.n_obs + spec.n_actions
+        self.typical = torch.zeros(spec.horizon, told, device=device)  # mean m of a step
         self.saved = Saved(
             critic=self.critic, slow=self.slow, optimiser=self.optimiser, typical=self.typical
         )
@@ -99,13 +100,14 @@ class MFCQL(Algorithm):
         known = logged(data, self.spec, 1.0)
         self.rho = known.rho
         self.spread = max(float(np.asarray(data.rew[sampled_steps(data)]).std()), 1e-6)
-        self.context = torch.as_tensor(np.concatenate([known.populations, known.choices], 1))
-        self.starts = torch.as_tensor(np.array(data.starts))
+        context = np.concatenate([known.populations, known.choices], 1)
+        self.context = torch.as_tensor(context, device=self.device)
+        self.starts = torch.as_tensor(np.array(data.starts), device=self.device)
         time = np.arange(data.n_steps) - np.repeat(data.starts[:-1], np.diff(data.starts))
         for t in range(self.shape[0]):
-            rows = torch.as_tensor(time == t)
+            rows = time == t
             if rows.any():
-                self.typical[t] = self.context[rows].mean(0)
+                self.typical[t] = torch.as_tensor(context[rows]).mean(0)
 
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:
         n = min(self.config.agents, self.spec.n_agents)
@@ -150,9 +152,10 @@ class MFCQL(Algorithm):
     def policy_table(self) -> Array:
         """(3) at the data's mean m: [H, O, A]."""
         horizon, n_obs, n_actions = self.shape
-        obs = torch.arange(n_obs).expand(horizon, -1)
-        q = self._q(self.critic, torch.arange(horizon), obs, self.typical)[..., :n_actions]
-        return (q.double() / self.config.temperature).softmax(-1).numpy()
+        step = torch.arange(horizon, device=self.device)
+        obs = torch.arange(n_obs, device=self.device).expand(horizon, -1)
+        q = self._q(self.critic, step, obs, self.typical)[..., :n_actions]
+        return (q.double() / self.config.temperature).softmax(-1).cpu().numpy()
 
     def begin(self, n_envs: int, seed: int) -> None:
         self.rng = categorical.generators(seed, self.seeds)[0]

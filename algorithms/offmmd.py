@@ -106,18 +106,19 @@ class OffMMD(Algorithm):
         assert spec.n_actions is not None
         self.shape = (spec.horizon, spec.n_obs, spec.n_actions)
         sizes = (spec.horizon + spec.n_obs, config.width, config.width, spec.n_actions + 1)
-        self.critic = StackedMLP(generators(seeds), (1,), sizes)
+        self.critic = StackedMLP(generators(seeds), (1,), sizes).to(device)
         self.slow = copy.deepcopy(self.critic)
         self.game: Game | None = None
         self.learned: LearnedGame | None = None
         nets: dict[str, Any] = {"critic": self.critic}
         if config.reward == "learned":
             options = (config.members, config.width, seeds[0], 0.0)
-            self.learned = self.game = nets["learned"] = LearnedGame(spec, *options)
+            self.learned = self.game = nets["learned"] = LearnedGame(spec, *options).to(device)
         trained = [p for net in nets.values() for p in net.parameters()]
         self.optimiser = torch.optim.Adam(trained, config.lr)
         self.pi = np.full(self.shape, 1 / spec.n_actions)  # of the running outer iteration
         self.paid = np.zeros((*self.shape[:2], spec.n_actions + 1))  # r at its population
+        self.rho = 1.0
         self.step, self.fit_steps = 0, 0
         self.saved = Saved(slow=self.slow, optimiser=self.optimiser, **nets)
         self.begin(1, 0)
@@ -136,9 +137,11 @@ class OffMMD(Algorithm):
             self.game = ExactGame(model)
             return
         self.fit_steps = min(config.fit_steps, steps // 3)
-        self.context = torch.as_tensor(np.concatenate([known.populations, known.choices], 1))
-        self.starts = torch.as_tensor(np.array(data.starts))
+        context = np.concatenate([known.populations, known.choices], 1)
+        self.context = torch.as_tensor(context, device=self.device)
+        self.starts = torch.as_tensor(np.array(data.starts), device=self.device)
         self.learned.prepare(data, known)
+        self.learned.sees = self.learned.sees.to(self.device)
 
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:
         n = min(self.config.agents, self.spec.n_agents)
@@ -164,20 +167,30 @@ class OffMMD(Algorithm):
     def _next_policy(self) -> None:
         """(4), but for the first one, then (1) and the rewards there."""
         assert self.game is not None
+        if self.learned is not None:
+            self.learned.to("cpu")  # fitted by now; the flow and the rewards are tables on the host
         if self.step > self.fit_steps + 1:
             self.pi = self._softmax()
             self.slow.load_state_dict(self.critic.state_dict())
         mu, _ = self.weights.flow(self.mu0, self.pi)
         for t, law in enumerate(self.pi):
             self.paid[t] = self.game.parts(t, mu[t][:, None] * law).reward
+        self._publish()
+
+    def _publish(self) -> None:
+        """What (2) reads of an outer iteration, on the device."""
+        tables = self.pi, turns_law(self.pi, self.rho), self.paid
+        pi, self.law, self.rewards = (torch.as_tensor(x, device=self.device) for x in tables)
+        self.bonus = self.config.tau * pi.clamp(min=LEAST).log()  # [H, O, A]
 
     @torch.no_grad()
     def _softmax(self) -> Array:
         horizon, n_obs, n_actions = self.shape
-        step = torch.arange(horizon).repeat_interleave(n_obs)
-        q = self._q(self.critic, step, torch.arange(n_obs).repeat(horizon)).double()
+        step = torch.arange(horizon, device=self.device).repeat_interleave(n_obs)
+        obs = torch.arange(n_obs, device=self.device).repeat(horizon)
+        q = self._q(self.critic, step, obs).double()
         law = (q[:, :n_actions] / self.config.tau).softmax(-1)
-        return law.view(self.shape).numpy()
+        return law.view(self.shape).cpu().numpy()
 
     def _q(self, net: StackedMLP, step: Tensor, obs: Tensor) -> Tensor:
         """Q and the value of waiting [R, A + 1] for steps and observations [R]."""
@@ -196,16 +209,14 @@ class OffMMD(Algorithm):
         on = torch.ones_like(act, dtype=torch.bool)
         on = on if batch.active is None else batch.active[:, 0].flatten()
         cell = torch.where(on, act, n_actions)
-        pi = torch.as_tensor(self.pi)
-        bonus = config.tau * pi.clamp(min=LEAST).log()  # [H, O, A]
         with torch.no_grad():
             later = (step + 1).clamp(max=horizon - 1)
-            law = torch.as_tensor(turns_law(self.pi, self.rho))[later, after]
+            law = self.law[later, after]
             then = self._q(self.slow, later, after).double()
-            then[:, :-1] -= bonus[later, after]
+            then[:, :-1] -= self.bonus[later, after]
             value = (law * then).sum(-1) * (step + 1 < horizon)
-            kept = config.alpha * bonus[step, obs].gather(-1, act.unsqueeze(-1)).squeeze(-1)
-            target = torch.as_tensor(self.paid)[step, obs, cell] + kept * on + value
+            kept = config.alpha * self.bonus[step, obs].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+            target = self.rewards[step, obs, cell] + kept * on + value
         q = self._q(self.critic, step, obs)
         own = q.gather(-1, cell.unsqueeze(-1)).squeeze(-1)
         loss = 0.5 * (own - target.float()).square().mean()
@@ -242,6 +253,7 @@ class OffMMD(Algorithm):
         self.saved.load_state_dict(state)
         self.pi, self.paid = (state[name].cpu().numpy().copy() for name in ("pi", "paid"))
         self.step = state["step"]
+        self._publish()
 
     def cost(self) -> dict[str, float]:
         nets = [self.critic] if self.learned is None else [self.critic, self.learned]

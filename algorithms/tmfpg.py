@@ -165,11 +165,12 @@ class TMFPG(Algorithm):
         parts: dict[str, Any] = {}
         if config.source == "learned":
             sizes = (config.members, config.width, seeds[0], config.pessimism)
-            self.learned = self.game = parts["learned"] = LearnedGame(spec, *sizes)
+            self.learned = self.game = parts["learned"] = LearnedGame(spec, *sizes).to(device)
         if config.source == "weights":
             inputs = sum(self.shape) + spec.n_obs
             sizes_q = (inputs, config.width, config.width, spec.n_actions + 1)
-            self.critic = parts["critic"] = StackedMLP(generators(seeds), (1,), sizes_q, F.silu)
+            critic = StackedMLP(generators(seeds), (1,), sizes_q, F.silu).to(device)
+            self.critic = parts["critic"] = critic
         trained = [p for part in parts.values() for p in part.parameters()]
         self.optimiser = torch.optim.Adam(trained, config.lr) if trained else None
         if self.optimiser:
@@ -186,8 +187,9 @@ class TMFPG(Algorithm):
         self.mu0, self.rho = known.mu0, known.rho
         self.anchor = np.log(known.behaviour)  # [rounds, O, A]
         self.theta = self.before = self.anchor.copy()
-        self.context = torch.as_tensor(np.concatenate([known.populations, known.choices], 1))
-        self.starts = torch.as_tensor(np.array(data.starts))
+        context = np.concatenate([known.populations, known.choices], 1)
+        self.context = torch.as_tensor(context, device=self.device)
+        self.starts = torch.as_tensor(np.array(data.starts), device=self.device)
         if config.source == "exact":
             assert model is not None
             self.game, self.mu0 = ExactGame(model), np.asarray(model.mu0)
@@ -195,9 +197,11 @@ class TMFPG(Algorithm):
         elif self.learned is not None:
             self.fit_steps = round(steps * config.fit_share)
             self.learned.prepare(data, known)
+            self.learned.sees = self.learned.sees.to(self.device)
         else:
             self.spread = max(float(np.asarray(data.rew[sampled_steps(data)]).std()), 1e-6)
             self.weights = Weights(data, self.spec, known, config.largest)
+            self._publish()
 
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:
         """Transitions; where an update asks for none, the least there is."""
@@ -212,6 +216,7 @@ class TMFPG(Algorithm):
             losses = self._evaluate(batch)
             if self.step % self.config.every == 0:
                 self._climb_by_weights()
+                self._publish()
             return losses
         if self.step <= self.fit_steps:
             assert self.learned is not None
@@ -231,6 +236,8 @@ class TMFPG(Algorithm):
     def _climb(self) -> dict[str, Tensor]:
         """(1) to (4) on a game that is known or learned."""
         assert self.game is not None
+        if self.learned is not None:
+            self.learned.to("cpu")  # fitted by now; the recursions are tables on the host
         config, pi = self.config, self._policy(self.theta)
         now = course(self.game, self.mu0, pi, self.rho)
         q, value = values(now.reward, now.kernel, pi, self.rho, config.value == "chain")
@@ -282,8 +289,7 @@ class TMFPG(Algorithm):
         with torch.no_grad():
             later = (batch.step + 1).clamp(max=horizon - 1)
             then = self.context[(row + 1).clamp(max=len(self.context) - 1)]
-            law = turns_law(self._policy(self.theta), self.rho)  # [H, O, A + 1]
-            chance = torch.as_tensor(law, dtype=torch.float32)[later.unsqueeze(1), after]
+            chance = self.law[later.unsqueeze(1), after]
             value = (chance * self._q(later, after, then)).sum(-1)
             value = value * (batch.step + 1 < horizon).unsqueeze(1)
             target = batch.rew[:, 0] / self.spread + value
@@ -321,11 +327,18 @@ class TMFPG(Algorithm):
             return
         self.before = self.theta.copy()
         xi = mu[..., None] * pi
-        context = torch.as_tensor(np.concatenate([mu, xi.sum(1)], 1), dtype=torch.float32)
-        obs = torch.arange(n_obs).expand(horizon, -1)
+        known = np.concatenate([mu, xi.sum(1)], 1)
+        context = torch.as_tensor(known, dtype=torch.float32, device=self.device)
+        step = torch.arange(horizon, device=self.device)
+        obs = torch.arange(n_obs, device=self.device).expand(horizon, -1)
         with torch.no_grad():
-            q = self._q(torch.arange(horizon), obs, context)[..., :n_actions]
-        self._ascend(self.spread * q.double().numpy(), pi, mu)
+            q = self._q(step, obs, context)[..., :n_actions]
+        self._ascend(self.spread * q.double().cpu().numpy(), pi, mu)
+
+    def _publish(self) -> None:
+        """The policy as (5) reads it, on the device."""
+        law = turns_law(self._policy(self.theta), self.rho)  # [H, O, A + 1]
+        self.law = torch.as_tensor(law, dtype=torch.float32, device=self.device)
 
     # -------------------------------------------------------------------------------------- acting
     def _steps(self, rounds: int) -> int:
@@ -371,6 +384,7 @@ class TMFPG(Algorithm):
             setattr(self, name, state[name].cpu().numpy().copy())
         for name in STATE:
             setattr(self, name, state[name])
+        self._publish()
         self.begin(1, 0)
 
     def cost(self) -> dict[str, float]:

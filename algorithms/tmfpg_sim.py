@@ -75,6 +75,7 @@ class TMFPGSim(Algorithm):
         return data.transitions(rngs, self.config.batch_size)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
+        batch = batch.map(Tensor.cpu)  # counts and tables, without a network
         reward, kernel, rho = self._count(batch)
         self.per_round = max(1, round(1 / rho))
         pi = self._policy()

@@ -7,8 +7,11 @@ moments the grid, one of its jobs or all of its processes are killed with SIGKIL
 end with the records, and byte for byte with the board, of a sweep that nobody disturbed; trainings
 of every algorithm, killed likewise, which must end with the bits of an undisturbed one; and, in a
 process beside them, mutants of datasets, checkpoints and records, of which none may raise another
-error than a UserError or load as something else. The first finding ends it with an error: a record
-is of a soak that found nothing.
+error than a UserError or load as something else. Beside that, what lives long is looked at: the
+memory of the sweeps' grids and of the process of the mutants may grow by less than 5 % from the
+first third of their lives to the last, their open files not at all, and temporary files of sweeps
+stay below 10 MB and are gone at a sweep's end. The first finding ends it with an error: a record is
+of a soak that found nothing.
 
 `--record` writes leaderboard/perf/soak.json: counts, and the machine.
 """
@@ -20,8 +23,10 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -48,6 +53,9 @@ RECORD = ROOT / "leaderboard" / "perf" / "soak.json"
 PLUGIN = ROOT / "tests" / "plugins" / "plain_net.py"
 ROWS, SOURCES = ("bc", "random", "plain_net"), (TINY, "probe/xor/two-mode-v1")
 LONGEST = 8.0  # seconds to a kill; twice as long after one that came before any progress
+LOOK = 0.25  # seconds between two looks at a process
+FEW = 30  # looks: of a life of less nothing is said
+MOST_GROWTH, MOST_TEMPORARY = 0.05, 10_000_000  # share of memory, bytes
 
 
 def check(true: bool, text: str) -> None:
@@ -83,12 +91,49 @@ def board_text(records: list[Record]) -> bytes:
     return render(board.rows_of(list(map(essence, records))), "markdown").encode()
 
 
+class Life:
+    """Memory and open files of a process, looked at from time to time."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self.process, self.seen = process, list[tuple[int, int]]()
+
+    def look(self) -> None:
+        with contextlib.suppress(psutil.Error):
+            self.seen.append((self.process.memory_info().rss, self.process.num_fds()))
+
+    def report(self) -> dict[str, Any]:
+        """By how much its last third is above its first, by medians: a grid opens and closes files
+        all the time. Nothing if short.
+        """
+        if len(self.seen) < FEW:
+            return {}
+        memory, opened = zip(*self.seen, strict=True)
+        third = len(self.seen) // 3
+        grown = statistics.median(memory[-third:]) / statistics.median(memory[:third]) - 1
+        more = statistics.median(opened[-third:]) - statistics.median(opened[:third])
+        check(grown < MOST_GROWTH, f"memory grew by {grown:.1%} to {memory[-1] / 1e6:.0f} MB")
+        check(more <= 0, f"{more:g} more files are open than at first, {opened[-1]} in all")
+        looks = {"looks": len(self.seen), "peak_mb": round(max(memory) / 1e6, 1)}
+        return looks | {"memory_grew": round(grown, 4), "open_files": max(opened)}
+
+
+def temporary_bytes(out: Path, tmp: Path) -> int:
+    """Of the files in `tmp`, and of those in `out` that are not yet what they are written for."""
+    total = 0
+    for path in [*tmp.rglob("*"), *out.rglob(files.TEMPORARY + "*")]:
+        with contextlib.suppress(OSError):  # renamed by now
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
 class Killer:
     """Starts a command and kills processes of it at random moments."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, tmp: Path) -> None:
         self.rng, self.longest, self.counts = rng, LONGEST, Counter[str]()
         self.jobs = Counter[str]()  # kills of each job of a grid
+        self.tmp, self.lives = tmp, list[Life]()
+        tmp.mkdir(parents=True)
 
     def run(self, words: list[str], progress: Callable[[], Any], kinds: tuple[str, ...]) -> bool:
         """Whether the command came to its own end, which must be a good one."""
@@ -100,17 +145,26 @@ class Killer:
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=os.environ | {"TMPDIR": str(self.tmp)},
         )
+        self.lives.append(Life(process))
+        left = self.rng.uniform(0.0, self.longest) if kinds else float("inf")
         while True:
             try:
-                _, said = process.communicate(timeout=self.rng.uniform(0.0, self.longest))
+                _, said = process.communicate(timeout=min(left, LOOK))
                 check(process.returncode == 0, f"{' '.join(words)} failed: {said}")
                 return True
             except subprocess.TimeoutExpired:
-                if self._kill(process, self.rng.choice(kinds)):
-                    process.communicate()
-                    self.longest = LONGEST if progress() != before else 2 * self.longest
-                    return False
+                with contextlib.suppress(psutil.Error):
+                    if process.children():  # it has started, and works
+                        self.lives[-1].look()
+            if (left := left - LOOK) > 0:
+                continue
+            if self._kill(process, self.rng.choice(kinds)):
+                process.communicate()
+                self.longest = LONGEST if progress() != before else 2 * self.longest
+                return False
+            left = self.rng.uniform(0.0, self.longest)
 
     def _kill(self, process: psutil.Process, kind: str) -> bool:
         """Kill; whether the command itself was among the victims."""
@@ -138,11 +192,11 @@ class Sweeps:
     """Grids under kills, one after the other, against one that nobody disturbed."""
 
     def __init__(self, root: Path, rng: random.Random, jobs: int) -> None:
-        self.root, self.killer, self.counts = root, Killer(rng), Counter[str]()
+        self.root, self.killer = root, Killer(rng, root / "tmp")
+        self.counts, self.temporary = Counter[str](), 0
         self.seeds = [str(seed) for seed in range(jobs // len(ROWS) // len(SOURCES))]
         self.number, self.seen = 0, dict[str, str]()
-        done = bench(*self.words(root / "whole"))
-        check(done.returncode == 0, f"the undisturbed sweep failed: {done.stderr}")
+        self.killer.run(self.words(root / "whole"), lambda: None, ())
         self.whole = record.read_all([root / "whole" / "records"])
         jobs = len(ROWS) * len(SOURCES) * len(self.seeds)
         check(len(self.whole) == jobs, "the sweep is not whole")
@@ -160,6 +214,8 @@ class Sweeps:
             return state_of(records), sorted(out.rglob("checkpoint-*"))
 
         ended = self.killer.run(self.words(out), progress, ("parent", "tree", "job"))
+        self.temporary = max(self.temporary, temporary_bytes(out, self.killer.tmp))
+        check(self.temporary < MOST_TEMPORARY, f"{self.temporary:,} bytes of temporary files")
         found = state_of(records)
         gone = lost(self.seen, found)
         check(not gone, f"finished records are lost or replaced: {gone}")
@@ -180,19 +236,29 @@ class Sweeps:
         check(board_text(self.whole) == board_text(made), "the board is not byte-equal")
         left = list((out / "claims").iterdir())
         check(not left, f"claims are left: {left}")
+        check(
+            not list(out.rglob(files.TEMPORARY + "*")),
+            "temporary files are left at the end of a sweep",
+        )
         self.counts["sweeps_with_equal_boards"] += 1
         self.counts["records_with_equal_bits"] += len(made)
 
     def report(self) -> dict[str, Any]:
         kills = {f"kills_of_{kind}": n for kind, n in sorted(self.killer.counts.items())}
-        return dict(self.counts) | kills | {"kills": sum(kills.values())}
+        lives = [life for each in self.killer.lives if (life := each.report())]
+        longest = max(lives, key=lambda life: life["looks"], default={})
+        most = {"temporary_bytes_at_most": self.temporary, "grids_looked_at": len(lives)}
+        grown = {"memory_of_a_grid_grew_at_most": max((x["memory_grew"] for x in lives), default=0)}
+        end = {"kills": sum(kills.values()), "longest_life_of_a_grid": longest}
+        return dict(self.counts) | kills | most | grown | end
 
 
 class Trainings:
     """Trainings under kills, every algorithm in turn, against undisturbed ones."""
 
     def __init__(self, root: Path, rng: random.Random) -> None:
-        self.root, self.killer, self.counts = root, Killer(rng), Counter[str]()
+        self.root, self.counts = root, Counter[str]()
+        self.killer = Killer(rng, root / "tmp")
         names = algorithms.names()
         rng.shuffle(names)
         self.rows = itertools.cycle(names)
@@ -234,7 +300,7 @@ def fuzz(root: Path, first: int, minutes: float) -> dict[str, Any]:
         trial.load(trial.content, "the sound file")
     for kind in (Records, Checkpoints):
         trials[kind.name] = kind(root)
-    end, number = time.monotonic() + 60 * minutes, first
+    end, number, life = time.monotonic() + 60 * minutes, first, Life(psutil.Process())
     while time.monotonic() < end:
         for name, trial in trials.items():
             if isinstance(trial, Trial):
@@ -244,7 +310,10 @@ def fuzz(root: Path, first: int, minutes: float) -> dict[str, Any]:
             good = ("refused", "same") + (("other",) if name == "records" else ())
             check(outcome in good, f"mutant {number} of {name} is {outcome}")
         number += 1
-    return {name: {"mutants": number - first, **trial.counts} for name, trial in trials.items()}
+        if number % 10 == 0:
+            life.look()
+    counts = {name: {"mutants": number - first, **x.counts} for name, x in trials.items()}
+    return counts | {"process": life.report()}
 
 
 def turns(parts: list[Any], end: float) -> Iterator[None]:

@@ -14,12 +14,13 @@ from algorithms.bc import BC
 from algorithms.matd3bc import MATD3BC
 from algorithms.random import Random
 from benchmark.algorithm import Algorithm, Variant, build_group
-from benchmark.checks import algorithm as checks
-from benchmark.checks import run_check
+from benchmark.checks import run_check, training
 from benchmark.checks.algorithm import CHECKS, AlgorithmSubject, check_algorithm
 from benchmark.checks.fixtures import CHOICE, POPULATION, TEAM, toy_dataset
+from benchmark.checks.subject import tensors
 from benchmark.errors import UserError
 
+BY_NAME = {check.__name__: check for check in CHECKS}
 SMALL = {"width": 32, "batch_size": 64}
 SHIPPED = [
     AlgorithmSubject("random", Random),
@@ -42,7 +43,7 @@ def test_shipped_algorithms_pass_every_check(subject):
 def test_a_check_says_why_it_was_not_run():
     subject = AlgorithmSubject("matd3bc", MATD3BC, specs=(POPULATION,))
     assert (
-        run_check(checks.check_group, subject).message
+        run_check(training.check_group, subject).message
         == "not run: toy/population-v1 is not continuous"
     )
 
@@ -369,7 +370,7 @@ BROKEN = [
     ("name", "cls", "message"), BROKEN, ids=lambda x: getattr(x, "__name__", x)
 )
 def test_each_check_is_red_on_what_breaks_its_rule(name, cls, message):
-    result = run_check(getattr(checks, f"check_{name}"), AlgorithmSubject("broken", cls))
+    result = run_check(BY_NAME[f"check_{name}"], AlgorithmSubject("broken", cls))
     assert not result.ok, f"{cls.__name__} passes {name}"
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(result.message)
@@ -392,7 +393,7 @@ def test_an_import_of_an_environment_is_found_inside_a_function(tmp_path, monkey
     module = importlib.util.module_from_spec(found)
     monkeypatch.setitem(sys.modules, "sneaky", module)
     found.loader.exec_module(module)
-    result = run_check(checks.check_imports, AlgorithmSubject("sneaky", module.Sneaky))
+    result = run_check(BY_NAME["check_imports"], AlgorithmSubject("sneaky", module.Sneaky))
     assert not result.ok
     assert "imports mpe2" in result.message
 
@@ -530,6 +531,6 @@ def test_compiled_training_is_eager_training(cls, spec):
     for mode in ("off", "on"):
         algorithm = fit(cls, spec, 20, seeds=(0, 1), width=32, batch_size=32, compile=mode)
         assert algorithm.compiled == (mode == "on")
-        ends.append(checks.tensors(algorithm))
+        ends.append(tensors(algorithm))
     for name, eager in ends[0].items():
         torch.testing.assert_close(ends[1][name], eager, rtol=1e-3, atol=1e-4)

@@ -16,6 +16,7 @@ from tests.conftest import ROOT, TINY, bench, command
 pytestmark = pytest.mark.slow
 
 PLUGINS = Path(__file__).parent / "plugins"
+ROWS = ("bc", "plain_net")
 POISON = ("poison", "poison.segfault", "poison.memory", "poison.hang")
 
 
@@ -84,22 +85,28 @@ def test_two_grids_on_one_folder_finish_each_run_once(data_root: Path, tmp_path:
     assert not list((tmp_path / "claims").iterdir())
 
 
-def test_a_grid_goes_on_after_kills_of_the_whole_tree_of_processes(
-    data_root: Path, tmp_path: Path
-) -> None:
-    rows, rng = ("bc", "plain_net"), random.Random(0)
-    assert bench(*words(tmp_path / "whole", *rows)).returncode == 0
-    out, kills = tmp_path / "broken", 0
+@pytest.fixture(scope="module")
+def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grid of `ROWS` that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    assert bench(*words(out, *ROWS)).returncode == 0
+    return out
+
+
+@pytest.mark.parametrize("tree", [False, True], ids=["itself", "all its processes"])
+def test_a_grid_goes_on_after_kills(tree: bool, whole: Path, tmp_path: Path) -> None:
+    rng, out, kills = random.Random(tree), tmp_path / "broken", 0
     for _ in range(3):
-        process = psutil.Popen(command(*words(out, *rows)), stdout=subprocess.DEVNULL, cwd=ROOT)
+        process = psutil.Popen(command(*words(out, *ROWS)), stdout=subprocess.DEVNULL, cwd=ROOT)
         time.sleep(rng.uniform(2.0, 6.0))
         if process.poll() is None:
-            for victim in [process, *process.children(recursive=True)]:
+            for victim in [process, *(process.children(recursive=True) if tree else [])]:
                 victim.kill()
             kills += 1
         process.wait()
     assert kills >= 1
-    done = bench(*words(out, *rows))
+    done = bench(*words(out, *ROWS))
     assert done.returncode == 0, done.stderr
-    assert results(out) == results(tmp_path / "whole")
+    assert results(out) == results(whole)
     assert len(results(out)) == 4
+    assert "0 runs to do" in bench(*words(out, *ROWS)).stdout

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import algorithms
-from benchmark import checkpoint, record
+from benchmark import checkpoint, cli, record
 from tests.conftest import ROOT, TINY, bench, command
 from tests.test_runner import same
 
@@ -21,8 +21,10 @@ pytestmark = pytest.mark.slow
 
 TEAM = "mpe/spread/random-v1"
 CROWD = "meanfield/queue-n16-v1"  # a population that is played
-# A few seconds each; the others have 300, those without gradient steps none.
+# A second or more each, so that a kill comes before the end; the others have 300, those without
+# gradient steps none.
 STEPS = {"random": 0, "bc_table": 0, "bc": 1500, "matd3bc": 600}
+STEPS |= {"cfcql": 60, "macql": 60, "om2p": 120, "om2p_release": 120, "omar": 150, "comadice": 150}
 
 
 def dataset_for(row: str) -> str:
@@ -68,23 +70,26 @@ def kill_after_a_checkpoint(words: list[str], out: Path, row: str, rng: random.R
     return not ended
 
 
+@pytest.fixture(scope="module")
+def team(data_root: Path) -> None:
+    """The team's dataset, beside TINY."""
+    assert bench("data", TEAM).returncode == 0
+
+
 @pytest.mark.parametrize("row", algorithms.names())
 def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(
-    row: str, data_root: Path, tmp_path: Path
+    row: str, team: None, tmp_path: Path
 ) -> None:
-    if dataset_for(row) in (TEAM, TINY):
-        assert bench("data", dataset_for(row)).returncode == 0
+    """What is killed is a process; the unbroken run and the end of the killed one are run here."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    done = bench(*arguments(row, whole))
-    assert done.returncode == 0, done.stderr
+    assert cli.main(arguments(row, whole)) == 0
     rng = random.Random(0)
     kills = sum(
         kill_after_a_checkpoint(arguments(row, broken), broken, row, rng)
         for _ in range(2 if row == "bc" else 1)
     )
     assert kills >= 1 or STEPS.get(row) == 0
-    done = bench(*arguments(row, broken))
-    assert done.returncode == 0, done.stderr
+    assert cli.main(arguments(row, broken)) == 0
     states = []
     for out in (whole, broken):
         path = checkpoint.latest(folder(out, row))
@@ -148,27 +153,3 @@ def test_a_polite_end_says_how_to_go_on(
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
     assert bench(*arguments("bc", tmp_path)).returncode == 0
-
-
-def test_a_killed_grid_goes_on_where_it_was(data_root: Path, tmp_path: Path) -> None:
-    def words(out: Path) -> list[str]:
-        rows = ["bc", "random", "mfdiffuser", "mfdiffuser.none"]
-        options = f"--protocol smoke --workers 2 --out {out} --seeds 0 1"
-        return ["grid", "--algos", *rows, "--datasets", TINY, *options.split()]
-
-    done = bench(*words(tmp_path / "whole"))
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "broken"
-    for wait in (4.0, 6.0):
-        process = start(*words(out))
-        time.sleep(wait)
-        process.kill()
-        process.communicate()
-    done = bench(*words(out))
-    assert done.returncode == 0, done.stderr
-    a = record.read_all([tmp_path / "whole" / "records"])
-    b = record.read_all([out / "records"])
-    assert len(a) == 8
-    assert [(r.algo, r.seed, r.returns) for r in a] == [(r.algo, r.seed, r.returns) for r in b]
-    again = bench(*words(out))
-    assert "0 runs to do" in again.stdout

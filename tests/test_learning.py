@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import algorithms
-from benchmark import record, registry
+from benchmark import cli, record, registry
 from datasets.recipe import plan
 from tests.conftest import bench
 
@@ -42,14 +42,17 @@ def cases() -> list[Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def experts(data_root: Path) -> None:
+    assert bench("data", *EXPERT.values()).returncode == 0
+
+
 @pytest.mark.parametrize(("name", "dataset", "steps"), cases())
 def test_expert_data_make_an_expert(
-    name: str, dataset: str, steps: int, data_root: Path, tmp_path: Path
+    name: str, dataset: str, steps: int, experts: None, tmp_path: Path
 ) -> None:
-    assert bench("data", dataset).returncode == 0
-    options = ["--protocol", "smoke", "--progress", "none", "--out", tmp_path, "--steps", steps]
-    done = bench("train", name, dataset, *options)
-    assert done.returncode == 0, done.stderr
+    options = f"--protocol smoke --progress none --out {tmp_path} --steps {steps}"
+    assert cli.main(["train", name, dataset, *options.split()]) == 0
     (made,) = record.read_all([tmp_path / "records"])
     reference = registry.task(made.task).reference()
     assert reference is not None

@@ -16,8 +16,7 @@ from algorithms.nn.iql import IQL, expectile_loss
 from algorithms.nn.stacked import generators
 from algorithms.omsd import LAST_RATE, OMSD, OMSDConfig, cosine
 from benchmark import checkpoint, registry
-from benchmark.checks import algorithm as checks
-from benchmark.checks import run_check
+from benchmark.checks import acting, run_check, training
 from benchmark.checks.algorithm import AlgorithmSubject
 from benchmark.checks.fixtures import TEAM, ToyDataset, toy_dataset
 from benchmark.errors import UserError
@@ -363,7 +362,7 @@ def test_learning_rates_fall_by_a_cosine_unless_they_stay() -> None:
 @pytest.mark.parametrize("variant", ["ind", "ctde", "jal"])
 def test_the_controls_keep_groups_resumes_and_local_execution(variant: str) -> None:
     subject = AlgorithmSubject("omsd", OMSD, variant, SMALL)
-    for check in (checks.check_group, checks.check_state, checks.check_execution):
+    for check in (training.check_group, training.check_state, acting.check_execution):
         result = run_check(check, subject)
         assert result.ok, result.message
 

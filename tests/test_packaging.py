@@ -7,7 +7,25 @@ import re
 import tomllib
 from pathlib import Path
 
+from datasets.open import h5py
+
 ROOT = Path(__file__).parents[1]
+HDF5 = (1, 14, 4)  # of the oldest h5py that is taken; before, damaged files could crash its parser
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """2.13.0+cpu -> 2, 13, 0"""
+    return tuple(int(n) for n in re.findall(r"\d+", version.partition("+")[0]))
+
+
+def too_old(installed: dict[str, str], hdf5: tuple[int, ...]) -> list[str]:
+    """What is below the bounds of pyproject.toml, of names and versions."""
+    found = ["HDF5"] if hdf5 < HDF5 else []
+    for requirement in project()["dependencies"]:
+        name, low = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()  # type: ignore[union-attr]
+        if numbers(installed[canonical(name)]) < numbers(low):
+            found.append(name)
+    return found
 
 
 def canonical(name: str) -> str:
@@ -32,6 +50,16 @@ def test_the_lock_pins_every_dependency_and_every_test_tool() -> None:
         numbers = [int(n) for n in re.findall(r"\d+", pinned[canonical(name)])]
         assert numbers >= [int(n) for n in low.split(".")], requirement
     assert pinned["torch"] == "2.13.0"  # any other pin takes gigabytes of CUDA
+
+
+def test_nothing_that_runs_here_is_older_than_what_is_safe() -> None:
+    """Loading weights is sound from torch 2.10 on; the library that h5py brings counts too."""
+    asked = [re.match(r"[\w-]+", text).group() for text in project()["dependencies"]]  # type: ignore[union-attr]
+    here = {canonical(name): importlib.metadata.version(name) for name in asked}
+    hdf5 = h5py.version.hdf5_version_tuple
+    assert too_old(here, hdf5) == []
+    assert too_old(here | {"torch": "2.9.1+cpu"}, hdf5) == ["torch"]
+    assert too_old(here | {"h5py": "3.11.0"}, (1, 14, 2)) == ["HDF5", "h5py"]
 
 
 def test_what_the_lock_installs_needs_nothing_more() -> None:

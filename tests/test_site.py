@@ -4,6 +4,7 @@ import base64
 import hashlib
 import random
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -39,8 +40,17 @@ def example() -> list[Record]:
     ]
 
 
+def unpacked(text: str) -> str:
+    """What the page's script adds: configurations, seeds and losses of the runs of all boards."""
+    found = re.search(r'id="packed" value="([^"]+)"', text)
+    assert found
+    return zlib.decompress(base64.b64decode(found[1])).decode().replace("\0", "")
+
+
 class Elements(HTMLParser):
-    """Every element with its attributes, the texts, and the text of style and script."""
+    """Every element with its attributes, the texts, and the text of style and script; packed ones
+    as well.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -48,7 +58,7 @@ class Elements(HTMLParser):
         self.inside = ""
         self.words: list[str] = []
         self.code: dict[str, str] = {"style": "", "script": ""}
-        self.feed(text)
+        self.feed(text + unpacked(text))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))

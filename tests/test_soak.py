@@ -6,9 +6,10 @@ import dataclasses
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from benchmark import record
+from benchmark import files, record
 from tests import soak
 from tests.records import runs
 
@@ -53,6 +54,7 @@ def test_the_part_that_had_least_time_has_the_next_turn() -> None:
 
 def test_every_kind_of_file_is_damaged(tmp_path: Path) -> None:
     counts = soak.fuzz(tmp_path, first=0, minutes=0.02)
+    assert counts.pop("process") == {}  # of so short a life nothing is said
     assert set(counts) == {"datasets_working", "datasets_shipping", "records", "checkpoints"}
     assert all(found["mutants"] > 0 and found["refused"] > 0 for found in counts.values())
 
@@ -61,3 +63,33 @@ def test_a_finding_ends_the_soak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(soak.Checkpoints, "load", lambda self, number: "other")
     with pytest.raises(SystemExit, match="mutant 0 of checkpoints is other"):
         soak.fuzz(tmp_path, first=0, minutes=1.0)
+
+
+def test_a_process_that_grows_or_leaves_files_open_is_noticed() -> None:
+    def life(memory: list[float], opened: list[int]) -> soak.Life:
+        made = soak.Life(psutil.Process())
+        made.look()
+        assert made.seen[0][0] > 10e6
+        assert made.report() == {}  # too short
+        made.seen = [(round(1e6 * mb), n) for mb, n in zip(memory, opened, strict=True)]
+        return made
+
+    n = 3 * soak.FEW
+    found = life([50 + i / n for i in range(n)], [9] * n).report()
+    assert found["memory_grew"] == pytest.approx(2 / 3 / 50.3, rel=0.1)
+    assert found["open_files"] == 9
+    with pytest.raises(SystemExit, match="memory grew by 6"):
+        life([50 + 5 * i / n for i in range(n)], [9] * n).report()
+    with pytest.raises(SystemExit, match="1 more files are open"):
+        life([50.0] * n, [9] * (2 * soak.FEW) + [10] * soak.FEW).report()
+    life([50.0] * n, [9] * (n - 1) + [12]).report()  # open for a moment
+
+
+def test_temporary_files_are_counted(tmp_path: Path) -> None:
+    out, tmp = tmp_path / "out" / "deep", tmp_path / "tmp"
+    for folder in (out, tmp):
+        folder.mkdir(parents=True)
+    (out / "record.json").write_bytes(bytes(100))
+    (out / f"{files.TEMPORARY}a").write_bytes(bytes(20))
+    (tmp / "any").write_bytes(bytes(3))
+    assert soak.temporary_bytes(tmp_path / "out", tmp) == 23

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark import record, registry
+from benchmark import record, registry, rng
 from benchmark.cli import board, main
 from benchmark.cli import verify as job
 from benchmark.errors import UserError
+from benchmark.protocol import VERIFICATION_SEEDS
 from leaderboard import replay, submission, verify
 from tests.conftest import ROOT
 from tests.submitting import FIRST, Change, copied, faults, forged, record_files, sign, suite
@@ -523,3 +525,42 @@ def test_what_ranks_are_the_fresh_episodes(shipped: Path) -> None:
     assert (entry.level, entry.how, entry.first_episode_seed) == (2, "re-evaluated", FIRST)
     assert len(entry.team_returns) == len(item.team_returns)
     assert entry.team_returns != item.team_returns
+
+
+# --------------------------------------------------------------------------------- sealed seeds
+def test_fresh_seeds_are_told_by_a_verification_and_by_nothing_before_it(
+    shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No generator, hash seed or earlier verification says them, nor does what fails."""
+    drawn: list[int] = []
+    outcome: list[str] = []
+
+    def verify_episodes(own: Any, suite: Any, first: int) -> tuple[list[str], dict[str, Any]]:
+        drawn.append(first)
+        return outcome, {}
+
+    monkeypatch.setattr(replay, "verify_episodes", verify_episodes)
+    words = ["verify", shipped.name, "--root", str(shipped.parent), "--level", "2"]
+    for faults_of in ([], ["its trace, played again, has other returns"]):
+        for _ in range(2):
+            outcome[:] = faults_of
+            rng.seed_all(0)
+            assert main(words) == bool(faults_of)
+    assert len(set(drawn)) == len(drawn) == 4
+    assert all(first in VERIFICATION_SEEDS for first in drawn)
+    said = capsys.readouterr()
+    for first in drawn:
+        assert str(first) not in said.out + said.err
+
+
+def test_fresh_seeds_stand_in_no_committed_file() -> None:
+    """Seeds of episodes in records, references, cards and studies are below them."""
+    below = range(VERIFICATION_SEEDS.start)
+    found = 0
+    for folder in ("leaderboard", "datasets", "benchmark"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".json", ".toml", ".py") and "submissions" not in path.parts:
+                named = re.findall(r"seeds?\"?\s*[=:]\s*(\d+)\b", path.read_text())
+                assert all(int(seed) in below for seed in named), path
+                found += len(named)
+    assert found > 100

@@ -1,5 +1,5 @@
 "use strict";
-// Filters, sorting, columns and the theme. Without this script the page still shows everything.
+// Filters, sorting, columns, the theme, and what runs open. Without this script the boards still show.
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const boards = all(".board");
 const search = document.getElementById("search");
@@ -76,6 +76,14 @@ function applyColumns() {
   for (const cell of all(".board > .scroll [data-column]")) cell.hidden = off.has(cell.dataset.column);
 }
 
+// Configurations, seeds and losses of all runs: a part for each board, packed because they are many.
+async function unpackRuns() {
+  const bytes = Uint8Array.from(atob(document.getElementById("packed").value), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const parts = (await new Response(stream).text()).split("\0");
+  all(".runs").forEach((place, i) => place.insertAdjacentHTML("beforeend", parts[i]));
+}
+
 function openTarget() {
   const target = location.hash && document.getElementById(location.hash.slice(1));
   const details = target && (target.matches("details") ? target : target.querySelector(":scope.claim details"));
@@ -107,4 +115,4 @@ document.getElementById("filters").hidden = false;
 document.getElementById("theme").hidden = false;
 applyFilters();
 applyColumns();
-openTarget();
+unpackRuns().then(openTarget);
