@@ -17,6 +17,7 @@ LONG_EPISODES = 100
 RECIPE_SEEDS = range(1_000, 2_000)
 TUNING_SEEDS = range(2_000, 3_000)
 POPULATION_SEEDS = range(3_000, 4_000)  # of the population error of a policy table
+RESPONSE_SEEDS = range(4_000, 10_000)  # of trained best responses
 EVALUATION_SEEDS = range(10_000, 500_000)
 REFERENCE_SEEDS = range(500_000, 1_000_000)
 VERIFICATION_SEEDS = range(1_000_000, 1_000_000_000)  # drawn afresh by each verification

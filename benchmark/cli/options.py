@@ -134,6 +134,20 @@ class Render:
     """Folder; default: runs/render, with --all leaderboard/figures/tasks."""
 
 
+@dataclass(frozen=True)
+class Respond:
+    """Train one agent against all others of a trained policy: a lower bound of exploitability."""
+
+    run: tyro.conf.Positional[str]
+    """A checkpoint, its run's folder or key, or a record."""
+    member: int | None = None
+    """The training seed; default: the record's, or the first of the run's."""
+    plugin: tuple[str, ...] = ()
+    """The file of an algorithm from outside the checkout."""
+    out: Path = Path("runs/responses")
+    """Folder of the JSON file."""
+
+
 # Name of a command -> its options, and the job that runs them: module.function in this package
 TABLE: dict[str, tuple[Any, str]] = {
     "bench": (Bench, "bench.run"),
@@ -157,6 +171,7 @@ TABLE: dict[str, tuple[Any, str]] = {
     "claims": (Claims, "claims.run"),
     "readme": (Readme, "readme.run"),
     "render": (Render, "render.run"),
+    "respond": (Respond, "respond.run"),
 }
 COMMANDS = {name: options for name, (options, _) in TABLE.items()}
 JOBS = {options: job for options, job in TABLE.values()}

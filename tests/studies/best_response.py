@@ -1,0 +1,115 @@
+"""Trained best responses against exact ones, and what a soldier gains by leaving a trained army.
+
+    make data DATASET=battle/skirmish-n64-rush/medium-v1
+    python -m tests.studies.best_response [--out runs/best_response] [--record]
+
+`exact`: finite games of 64 agents, where uniform play, and half of it mixed with the equilibrium,
+have an exact exploitability in the limit; `share` is the trained gain over it, and may pass 1 by
+noise and because 64 agents are not the limit. `skirmish`: 64 a side against rush, scripted
+policies, and BC and MF-Diffuser, which are trained here on medium data, seed 0. To play MF-Diffuser
+is dear: it is trained for 600 steps, plans with 5 steps of DDIM, and is met in fewer episodes.
+
+`--record` writes leaderboard/studies/best_response.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import algorithms
+import datasets
+from benchmark import checkpoint, files, provenance, registry, runner
+from benchmark.envs.meanfield import solve
+from benchmark.envs.meanfield.game import TablePolicy
+from benchmark.evaluate import Policy
+from benchmark.protocol import protocol
+from benchmark.reference import UniformPolicy
+from benchmark.respond import best_response
+from benchmark.task import Task
+
+RECORD = Path(__file__).parents[2] / "leaderboard" / "studies" / "best_response.json"
+GAMES = ("beach-bar", "queue", "resource")
+DATA = "battle/skirmish-n64-rush/medium-v1"
+STEPS = 600_000  # agent-steps of a round
+TRAINED: dict[str, tuple[dict[str, Any], int]] = {  # row: settings, agent-steps of a round
+    "bc": ({}, STEPS),
+    "mfdiffuser": ({"sampler_steps": 5}, 80_000),
+}
+SHORT = {"mfdiffuser": 600}  # gradient steps; else those of the quick protocol
+
+
+def measure(task: Task, policy: Policy, name: str, steps: int = STEPS) -> dict[str, Any]:
+    begun = time.process_time()
+    found = asdict(best_response(task, policy, steps=steps))
+    seconds = time.process_time() - begun
+    row = {"task": task.spec.id, "policy": name}
+    row |= {key: round(x, 5) if isinstance(x, float) else x for key, x in found.items()}
+    print(
+        f"{task.spec.id} {name:24} gain {found['gain']:.4f} [{found['low']:.4f},"
+        f" {found['high']:.4f}] over {found['own']:.4f}, {seconds:.0f} s",
+        flush=True,
+    )
+    return row | {"seconds": round(seconds, 1)}
+
+
+def games() -> list[dict[str, Any]]:
+    rows = []
+    for game in GAMES:
+        task = registry.task(f"meanfield/{game}-n64-v1")
+        model = task.model()
+        assert model is not None
+        for name, share in (("uniform", 1.0), ("half uniform", 0.5), ("equilibrium", 0.0)):
+            pi = share * solve.uniform_policy(model) + (1 - share) * model.solve()
+            exact = solve.exploitability(model, pi)
+            row = measure(task, TablePolicy(pi), name) | {"exact": round(exact, 5)}
+            rows.append(row | ({"share": round(row["gain"] / exact, 4)} if share else {}))
+    return rows
+
+
+def trained(row: str, folder: Path) -> Policy:
+    """A row's seed 0, trained here."""
+    data = datasets.load(DATA)
+    cls, _, variant = algorithms.registry().row(row)
+    steps = SHORT.get(row, variant.resolve(data.spec.id, "quick")[1])
+    how: dict[str, Any] = {"seeds": [0], "rankable": False, "steps": steps}
+    task, rule = registry.task(data.spec.id), protocol("smoke")
+    overrides = TRAINED[row][0]
+    (run,) = runner.plan(row, cls, variant, task, data, rule, folder, overrides=overrides, **how)
+    runner.execute(run, folder / "records")
+    path = checkpoint.latest(run.where)
+    assert path is not None
+    return algorithms.load(path)
+
+
+def skirmish(folder: Path) -> list[dict[str, Any]]:
+    task = registry.task("battle/skirmish-n64-rush-v1")
+    scripted = {"random": UniformPolicy(task.spec), "expert": task.expert()}
+    scripted |= task.reference_lines()
+    rows = [measure(task, policy, name) for name, policy in sorted(scripted.items())]
+    return rows + [
+        measure(task, trained(row, folder), row, steps) for row, (_, steps) in TRAINED.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--out", type=Path, default=Path("runs/best_response"))
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    parts = {"exact": games(), "skirmish": skirmish(options.out)}
+    shares = [row["share"] for row in parts["exact"] if "share" in row]
+    print(f"share of the exact exploitability: {np.min(shares):.2f} to {np.max(shares):.2f}")
+    if options.record:
+        settings = {"steps": STEPS, "data": DATA, "trained": TRAINED, "short": SHORT}
+        files.write_json(RECORD, {"machine": provenance.machine(), "settings": settings} | parts)
+        print(f"wrote {RECORD}")
+
+
+if __name__ == "__main__":
+    main()
