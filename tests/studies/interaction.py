@@ -45,7 +45,7 @@ def scores(committed: list[record.Record], others: list[record.Record]) -> dict[
         dataset, track = item.dataset, item.track
         if item.protocol != "quick" or dataset not in DATASETS or track != "offline":
             continue
-        if item.algo.split(".")[0] != "mfdiffuser" or rest(item) != default[dataset]:
+        if item.algo.split(".")[0] != "mfdiffuser" or rest(item) != default.get(dataset):
             continue
         task = registry.task(item.task)
         metric, reference = task.spec.metric, task.reference()
