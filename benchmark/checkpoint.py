@@ -115,6 +115,11 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step:09d}.safetensors"
 
 
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def latest(folder: Path) -> Path | None:
     """The checkpoint with the highest step in a run's folder."""
     found = [path for path in folder.glob("checkpoint-*.safetensors") if _NAME.fullmatch(path.name)]

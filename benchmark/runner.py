@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import math
 import resource
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark import files, online, provenance, record
+from benchmark import checkpoint, files, online, provenance, record
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Dataset
 from benchmark.errors import BusyError, UserError
@@ -33,6 +34,7 @@ from benchmark.task import Task, TaskSpec
 from benchmark.tracking import Sink
 from benchmark.train import THREADS, Progress, Run, Surviving, Trainer, blame
 
+STARTS = 3  # of a run without a newer checkpoint, before it says so
 COLUMNS = ("parameters", "sampler_steps")  # costs of an algorithm that have a column of their own
 
 
@@ -175,11 +177,33 @@ def execute(
         finished = find_records(run, [records])
         if finished:
             return finished
+        note_start(run, checkpoint_seconds)
         # Only here does a run meet a simulator before its evaluation, and only on these tracks.
         kind = online.OnlineTrainer if run.variant.track in online.TRACKS else Trainer
         trainer = kind(run, sinks, checkpoint_seconds, progress)
         digest = trainer.fit()
         return publish(_evaluate(run, trainer, digest, progress), records)
+
+
+def note_start(run: Run, checkpoint_seconds: float) -> None:
+    """Count the starts of a run since its last checkpoint, and say so where they bring nothing: one
+    that is ended before its next checkpoint, each time, would go on for ever without a word.
+    """
+    path, last = run.where / "starts.json", checkpoint.latest(run.where)
+    step = 0 if last is None else checkpoint.step_of(last)
+    try:
+        found = json.loads(path.read_text())
+        starts = found["starts"] + 1 if found["step"] == step else 1
+    except (OSError, ValueError, KeyError, TypeError):  # the first start, or no more to be read
+        starts = 1
+    files.write_json(path, {"step": step, "starts": starts})
+    if starts > STARTS:
+        print(
+            f"note: {run.where.name} has been started {starts - 1} times without saving a step"
+            f" after {step}; it has to run for longer at a stretch than its start-up and the time"
+            f" between checkpoints, --checkpoint-seconds {checkpoint_seconds:g}.",
+            file=sys.stderr,
+        )
 
 
 def publish(made: Sequence[Record], root: Path) -> list[Record]:

@@ -188,6 +188,30 @@ def test_seed_in_a_group_equals_the_seed_alone(tmp_path: Path) -> None:
         assert both[1].curve == alone[0].curve
 
 
+def test_starts_that_get_nowhere_are_told(tmp_path, monkeypatch, capsys) -> None:
+    """As of a run that is killed before every checkpoint; one that gets on says nothing."""
+    run = make_run(tmp_path / "runs")
+
+    def killed(trainer: Trainer) -> str:
+        raise Interrupted("killed")
+
+    def start() -> str:
+        with pytest.raises(Interrupted):
+            runner.execute(run, tmp_path / "records", checkpoint_seconds=7.0)
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(Trainer, "fit", killed)
+    assert [start() for _ in range(runner.STARTS)] == [""] * runner.STARTS
+    said = start()
+    assert f"{run.where.name} has been started 3 times without saving a step after 0" in said
+    assert "--checkpoint-seconds 7." in said
+    assert "started 4 times" in start()
+    (run.where / "checkpoint-000000012.safetensors").touch()
+    assert start() == ""
+    (run.where / "starts.json").write_text("{")  # no harm in what cannot be read
+    assert start() == ""
+
+
 def test_finished_run_is_not_run_again(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     first = runner.execute(run, tmp_path / "r")
