@@ -143,7 +143,8 @@ def test_a_plan_finds_the_trajectory_that_the_network_knows(sampler, prediction)
     seen = []
 
     def oracle(x, k, present):
-        assert torch.equal(present, truth[:, :, 0] * visible.unsqueeze(-1))
+        known = truth[:, :, 0] * visible.unsqueeze(-1)
+        assert torch.equal(present, known / algorithm.spread)
         seen.append(x)
         level = algorithm.abar[k]
         return truth if prediction == "clean" else (x - level**0.5 * truth) / (1 - level) ** 0.5
