@@ -195,8 +195,8 @@ class TeamDenoiser(nn.Module):
         self, x: Tensor, k: Tensor, asked: Tensor, shown: Tensor, present: Tensor
     ) -> Tensor:
         """x [B, N, T, F], levels k [B] counted from 0, returns asked [B, N]; `shown` [B, N] is 0
-        where the return is left out; `present` [B, N, F] is 0 where it is not known. The result has
-        the shape of x.
+        where the return is left out; `present` [B, N, F] is one point where it is not known. The
+        result has the shape of x.
         """
         level = self.level(time_features((k + 1) / self.levels, self.agent.shape[1] // 2))
         level = level.unsqueeze(1).expand(-1, x.shape[1], -1)  # [B, N, dim]
