@@ -67,9 +67,8 @@ MADiff-D, 64 windows (a plan from noise; its inverse model's part is about .01 o
     without (8) and rectified units, 1,600 updates     .217
     with them, observations not centred: 1,000; 2,000; 3,000   .200; .178; .172, and g alone .165
 Of those .172 the noise of temperature .5 is .01, and guidance nothing. After 500 updates 192
-windows without (8) had .223, 64 windows with it .231, in half the time: rows are what counts. Centred
-observations and longer runs were not measured. Medium data (old form): 37, BC's own 38, whatever
-the guidance. Learning eps had -18 after 1,000 updates of 32: 10 and 13 are what mended that.
+windows without (8) had .223, 64 windows with it .231, in half the time. Centred observations and
+longer runs were not measured. Medium data (old form): 37, BC's own 38, whatever the guidance. Learning eps had -18 after 1,000 updates of 32: 10 and 13 are what mended that.
 """
 
 from __future__ import annotations
