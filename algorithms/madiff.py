@@ -66,7 +66,7 @@ the change of velocity, which collisions disturb, in the place of the action .17
 MADiff-D, 64 windows, one plan from noise:
     without (8) and rectified units, 1,600 updates                    .217
     with them, observations not centred, 1,000; 2,000; 3,000 updates  .200; .178; .172
-The last has a score of 47 (50 episodes, standard error 4). On more rows its plans have .182, without
+The last has a score of 47 (50 episodes, error 4). On more rows its plans have .182, without
 their first noise .171, g alone .165; the exact inverse in the place of the learned one .186, and
 without guidance no change. After 500 updates 192 windows whose g has no loss of its own had .223,
 64 windows with (8) .231, in half the time. Centred observations, longer runs and MADiff-C were not
