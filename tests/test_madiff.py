@@ -143,7 +143,8 @@ def test_a_plan_finds_the_trajectory_that_the_network_knows(sampler, prediction)
     seen = []
 
     def oracle(x, k, present):
-        assert torch.equal(present, truth[:, :, 0] * visible.unsqueeze(-1))
+        known = truth[:, :, 0] * visible.unsqueeze(-1)
+        assert torch.equal(present, (known - algorithm.centre) / algorithm.spread)
         seen.append(x)
         level = algorithm.abar[k]
         return truth if prediction == "clean" else (x - level**0.5 * truth) / (1 - level) ** 0.5
@@ -256,6 +257,40 @@ def test_independent_inverse_models_are_each_agents_own():
     swapped = shared(now.flip(2), after.flip(2)).flip(2)
     torch.testing.assert_close(swapped, shared(now, after))
     assert (own(now.flip(2), after.flip(2)).flip(2) - own(now, after)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "clean"])
+def test_a_guess_is_a_part_of_clean_plans_and_sees_the_present_alone(prediction):
+    algorithm, data = built(prediction=prediction)
+    denoise, present = algorithm.nets.denoise, normal(3, 2, 5)
+    torch.nn.init.zeros_(denoise.unet.last[1].weight)
+    torch.nn.init.zeros_(denoise.unet.last[1].bias)
+    given = torch.full((3,), 2), torch.rand(3, 2), torch.ones(3, 2), present
+    with torch.no_grad():
+        found = denoise(normal(3, 2, 4, 5), *given)
+        if prediction == "epsilon":
+            assert not found.any()
+            return
+        guess = denoise.guess(present)
+        torch.testing.assert_close(found, guess)
+        moved = denoise.guess(torch.stack([present[:, 0], present[:, 1] + 1], 1))
+        torch.testing.assert_close(moved[:, 0], guess[:, 0])
+        assert (moved[:, 1] - guess[:, 1]).abs().max() > 1e-3
+        # Its loss counts the steps after the present that are inside the episode.
+        x, _, valid, _, _ = algorithm._windows(
+            algorithm.sample(data, [np.random.default_rng(0)]).seed(0)
+        )
+        plan = algorithm._plan_of(x) * valid.unsqueeze(-1)
+        error = (denoise.guess(algorithm._present(plan)) - plan).square()
+        total, count = 0.0, 0.0
+        for b in range(len(plan)):
+            for n, width in enumerate((5, 3)):
+                for t in range(1, 4):
+                    if valid[b, n, 0] and valid[b, n, t]:
+                        total += error[b, n, t, :width].mean()
+                        count += 1
+        loss = algorithm._guess_loss(plan, valid)
+        torch.testing.assert_close(loss, torch.as_tensor(total / count))
 
 
 # -------------------------------------------------------------------------------------- behaviour

@@ -150,11 +150,19 @@ class TeamUNet(nn.Module):
         return self.last(h).unflatten(0, x.shape[:2])
 
 
+def rectified(n_in: int, width: int, n_out: int) -> nn.Sequential:
+    """A perceptron of two hidden layers."""
+    hidden = [nn.Linear(n_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*hidden, nn.Linear(width, n_out))
+
+
 class TeamDenoiser(nn.Module):
     """The U-Net, told the noise level, the agent's number and a return that is asked of it.
 
-    With `direct` the embedding also holds what is known of the present, so that it need not be
-    found among the noise of the other steps.
+    With `direct` a perceptron of that width sees what is known of the present, apart from the noise
+    of the other steps. It gives a part of the embedding and, with `guess` steps, a first guess of
+    them that the U-Net's output is added to. Its units are rectified: behaviours jump where agents
+    change their minds, which smooth units learn slowly.
     """
 
     def __init__(
@@ -166,7 +174,8 @@ class TeamDenoiser(nn.Module):
         depth: int,
         levels: int,
         attention: bool,
-        direct: bool,
+        direct: int,
+        guess: int,
     ) -> None:
         super().__init__()
         self.levels = levels
@@ -176,7 +185,8 @@ class TeamDenoiser(nn.Module):
 
         self.level = embed(dim)
         self.asked = nn.Sequential(nn.Linear(1, dim), nn.Mish(), embed(dim))
-        self.present = embed(features) if direct else None
+        self.widths = [dim, guess * features]
+        self.present = rectified(features, direct, sum(self.widths)) if direct else None
         self.agent = nn.Parameter(torch.randn(n_agents, dim))
         parts = 4 if direct else 3
         self.unet = TeamUNet(features, dim, widen, depth, parts * dim, attention=attention)
@@ -185,13 +195,21 @@ class TeamDenoiser(nn.Module):
         self, x: Tensor, k: Tensor, asked: Tensor, shown: Tensor, present: Tensor
     ) -> Tensor:
         """x [B, N, T, F], levels k [B] counted from 0, returns asked [B, N]; `shown` [B, N] is 0
-        where the return is left out; `present` [B, N, F] is 0 where it is not known. The result has
-        the shape of x.
+        where the return is left out; `present` [B, N, F] is one point where it is not known. The
+        result has the shape of x.
         """
         level = self.level(time_features((k + 1) / self.levels, self.agent.shape[1] // 2))
         level = level.unsqueeze(1).expand(-1, x.shape[1], -1)  # [B, N, dim]
         wish = self.asked(asked.unsqueeze(-1)) * shown.unsqueeze(-1)
         parts = [level, wish, self.agent.expand_as(level)]
-        if self.present is not None:
-            parts.append(self.present(present))
-        return self.unet(x, torch.cat(parts, -1))
+        if self.present is None:
+            return self.unet(x, torch.cat(parts, -1))
+        part, guess = self.present(present).split(self.widths, -1)
+        found = self.unet(x, torch.cat([*parts, part], -1))
+        return found + guess.view_as(x) if self.widths[1] else found
+
+    def guess(self, present: Tensor) -> Tensor:
+        """What follows from each agent's present alone: present [B, N, F] -> [B, N, T, F]."""
+        assert self.present is not None
+        guess = self.present(present)[..., self.widths[0] :]
+        return guess.unflatten(-1, (-1, present.shape[-1]))
