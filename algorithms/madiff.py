@@ -19,7 +19,8 @@ x is the team's normalised observations: past steps, the present one and future 
     (7) schedule   abar_k = prod_(j <= k) (1 - beta_j), beta_j = min(.999, 1 - f(j) / f(j - 1)),
                    f(j) = cos^2((j / K + .008) / 1.008 pi / 2)
     (8) guess      g(o_i), a part of the network's x_0 that sees the present alone, learns i's own
-                   plan in windows of all agents besides: (2) at abar = 0, y left out
+                   plan in windows of all agents besides: (2) at abar = 0, y left out. It is no part
+                  of the paper, and of the variant `guess` alone
 
 Differences from the paper
  1. The default is a compact network (dim 32 x (1, 2, 4), horizon 8, K = 50, DDIM 5), for CPUs. The
@@ -175,7 +176,7 @@ class MADiffConfig:
     planned: Literal["changes", "absolute"] = "changes"  # what a plan holds, difference 11
     direct: int = 128  # units of the present's own embedding, 0: none (paper), difference 12
     prediction: Literal["epsilon", "clean"] = "epsilon"  # what the network learns
-    guess: float = 1.0  # weight of (8), with `direct` and prediction = clean; 0: none (paper)
+    guess: float = 0.0  # weight of (8), with `direct` and prediction = clean; 0: none (paper)
     next_weight: float = 1.0  # weight in (2) of the next step of what is seen, difference 13
     guidance: float = 1.2  # omega of (4), paper; 1 takes half the time
     dropout: float = 0.25  # probability of leaving the return out, paper
@@ -231,6 +232,7 @@ class MADiff(Algorithm):
     variants: ClassVar = {
         "default": Variant(steps=STEPS, families=FAMILIES, tuning=TUNED),
         "no_attention": Variant(steps=STEPS, config={"attention": False}, families=FAMILIES),
+        "guess": Variant(steps=STEPS, config={"guess": 1.0}, families=FAMILIES),
         "paper": Variant(steps=PAPER_STEPS, config=PAPER),
         "centralised": Variant(
             steps=STEPS, config={"planner": "joint"}, execution="joint", families=FAMILIES

@@ -261,7 +261,7 @@ def test_independent_inverse_models_are_each_agents_own():
 
 @pytest.mark.parametrize("prediction", ["epsilon", "clean"])
 def test_a_guess_is_a_part_of_clean_plans_and_sees_the_present_alone(prediction):
-    algorithm, data = built(prediction=prediction)
+    algorithm, data = built(prediction=prediction, guess=1.0)
     denoise, present = algorithm.nets.denoise, normal(3, 2, 5)
     torch.nn.init.zeros_(denoise.unet.last[1].weight)
     torch.nn.init.zeros_(denoise.unet.last[1].bias)
