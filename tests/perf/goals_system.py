@@ -41,9 +41,9 @@ TRANSITIONS = (
     " the look-up of rows, and the rest are the calls that make a batch"
 )
 GAME = (
-    "of 8 to 12 ns an agent-step, a third looks next states up, a quarter looks rewards up and"
-    " copies, the rest counts states and checks actions; the dictionaries take 4,000 ns, half of"
-    " that to gather actions. Arrays of ten episodes of 100,000 agents do not fit in the caches"
+    "of 8 to 9 ns an agent-step, 30% look up rewards and next states, 28% number the rows of the"
+    " tables, 14% count states, 8% copy observations and 7% check actions; the dictionaries take"
+    " 3,900 ns, most of them to gather actions and to hand out observations"
 )
 ROOT = Path(__file__).parents[2]
 
