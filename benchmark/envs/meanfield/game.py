@@ -38,10 +38,12 @@ class Sampler:
 
     def draw(self, rows: Array, noise: Array | None) -> Array:
         """One outcome per row: rows [...], uniform noise [...] (None: certain) -> [...]."""
+        if noise is None:
+            return self.outcomes[:, 0].take(rows)
         found = rows * self.outcomes.shape[1]
-        for edge in self.edges if noise is not None else ():
+        for edge in self.edges:
             found += noise >= edge[rows]
-        return self.outcomes.ravel()[found]
+        return self.outcomes.ravel().take(found)
 
 
 def categorical(table: Array, rows: Array, noise: Array) -> Array:
@@ -106,7 +108,7 @@ class PopulationEnv:
         check_actions(self.spec, act, n_envs)
         rows = self._rows(act)
         rewards, kernels = self._tables(act)
-        rew = rewards.ravel()[rows + self._offsets(rewards.shape[1])]
+        rew = rewards.take(rows + self._offsets(rewards.shape[1]))
         if len(kernels) == 1:
             self.obs = self._draw(self._sampler(kernels[0]), rows)
         else:
