@@ -101,16 +101,21 @@ def load_trace(submission: Submission, item: Record) -> Trace | None:
 
 
 def check_trace(submission: Submission, item: Record, suite: Suite) -> Iterator[str]:
-    """A trace of as many episodes as fit; exact metrics follow from the policy table in it."""
+    """A trace of as many episodes as fit; exact metrics follow from the policy table in it. Where
+    none fits, they wait for the replay of the checkpoint.
+    """
     task = registry.task(item.task)
     found = load_trace(submission, item)
-    if found is None and form.trace_name(item) in submission.manifest.files:
-        yield f"{form.trace_name(item)} belongs to no episode."
-    table = None if found is None else found.table
-    if table is not None and task.model() is None:
+    if found is None:
+        if form.trace_name(item) in submission.manifest.files:
+            yield f"{form.trace_name(item)} belongs to no episode."
+        if item.failed:
+            yield from exact_faults(task, item, {})
+        return
+    if found.table is not None and task.model() is None:
         yield f"{form.trace_name(item)} holds a policy table, and {item.task} has no model."
         return
-    yield from exact_faults(task, item, {} if table is None else exact(task, table))
+    yield from exact_faults(task, item, {} if found.table is None else exact(task, found.table))
 
 
 def exact_faults(

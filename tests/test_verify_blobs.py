@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -348,3 +349,12 @@ def test_records_from_before_a_metric_stay_valid_and_a_wrong_one_is_found() -> N
         said = list(blobs.exact_faults(task, item, found))
         assert len(said) == len(words)
         assert all(word in one for word, one in zip(words, said, strict=True))
+
+
+def test_exact_metrics_without_a_trace_wait_for_the_replay() -> None:
+    """A million agents: no episode fits in a trace."""
+    submitted: Any = SimpleNamespace(manifest=SimpleNamespace(files={}))
+    item = made(task="meanfield/resource-n1000000-v1", dataset="", exact={"value": 0.5})
+    assert list(blobs.check_trace(submitted, item, suite())) == []
+    failed = replace(item, status="failed", reason="it stopped", team_returns=[])
+    assert "exact holds ['value']" in next(blobs.check_trace(submitted, failed, suite()))
