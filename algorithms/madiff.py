@@ -118,7 +118,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "steps": {"smoke": 20, "quick": 6_000, "full": 50_000},
     }
 }
-TUNED = {"mpe/": Tuning(configs_tried=8, online_episodes=2_850)}
+TUNED = {"mpe/": Tuning(configs_tried=8, online_episodes=3_000)}
 PAPER_STEPS = {"smoke": 5, "quick": 2_000, "full": 1_000_000}
 PAPER: dict[str, Any] = {
     "dim": 128,
@@ -281,7 +281,8 @@ class MADiff(Algorithm):
     ) -> None:
         self.normaliser.to("cpu").fit(data)
         self.normaliser.to(self.device)
-        some = self.normaliser(torch.as_tensor(data.obs[sampled_steps(data)], device=self.device))
+        seen = torch.as_tensor(data.obs[sampled_steps(data)], device=self.device)
+        some = self.normaliser(seen if self.spec.n_obs is None else seen.long())
         self.centre.copy_(some.mean(0))
         self.spread.copy_(some.std(0, correction=0).clamp(min=0.01))
         asked, scale = returns_to_go(data, self.config.gamma), self.config.returns_scale

@@ -177,10 +177,10 @@ def execute(
         finished = find_records(run, [records])
         if finished:
             return finished
-        note_start(run, checkpoint_seconds)
         # Only here does a run meet a simulator before its evaluation, and only on these tracks.
         kind = online.OnlineTrainer if run.variant.track in online.TRACKS else Trainer
         trainer = kind(run, sinks, checkpoint_seconds, progress)
+        note_start(run, checkpoint_seconds)
         digest = trainer.fit()
         return publish(_evaluate(run, trainer, digest, progress), records)
 
