@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,13 @@ BOARD = f"document.querySelector('[data-task=\"{TASK}\"]')"
 def each(selector: str, expression: str) -> str:
     """A script: an expression of every element x of the board of TASK."""
     return f"[...{BOARD}.querySelectorAll('{selector}')].map((x) => {expression})"
+
+
+def until(browser: Browser, expression: str) -> None:
+    end = time.monotonic() + 20
+    while not browser.run(expression):
+        assert time.monotonic() < end, f"never true: {expression}"
+        time.sleep(0.02)
 
 
 LABELS = each("tr.algorithm:not([hidden]) th a[href]:not(.note)", "x.textContent")
@@ -107,6 +115,7 @@ def test_links_open_a_run_and_a_claim(shown: Browser, tmp_path: Path) -> None:
     for name in (run, "claim-omar-helps"):
         shown.open(tmp_path / "page.html", f"#{name}")
         opened = f"document.getElementById('{name}')"
+        until(shown, f"{opened} !== null")  # what runs open is unpacked after the page is there
         assert shown.run(
             f"({opened}.matches('details') ? {opened} : {opened}.querySelector('details')).open"
         )
