@@ -132,7 +132,7 @@ class Killer:
 
     def __init__(self, rng: random.Random, tmp: Path) -> None:
         self.rng, self.longest, self.counts = rng, LONGEST, Counter[str]()
-        self.jobs = Counter[str]()  # kills of each job of a grid
+        self.jobs = Counter[str]()  # how often each job of a grid was ended
         self.tmp, self.lives = tmp, list[Life]()
         tmp.mkdir(parents=True)
 
@@ -172,21 +172,20 @@ class Killer:
         try:
             children = process.children(recursive=True)
             if kind == "job":  # the grid goes on by itself
-                job = self.rng.choice(children)
-                name = " ".join(job.cmdline())
-                # A third kill before any progress would rightly be recorded as a failure.
-                if (tried := self.jobs[name] + 1) <= 2:
-                    job.kill()
-                    self.jobs[name] = tried
-                    self.counts[kind] += 1
-                return False
+                children = [self.rng.choice(children)]
+            lines = [child.cmdline() for child in children]
         except (psutil.Error, IndexError):
             return False
-        for victim in [process, *(children if kind == "tree" else [])]:
+        # A third end before any progress would rightly be recorded as a failure.
+        names = {" ".join(words) for words in lines if "train" in words}
+        if any(self.jobs[name] == 2 for name in names):
+            return False
+        self.jobs.update(names)
+        self.counts[kind] += 1
+        for victim in [*([] if kind == "job" else [process]), *children * (kind != "parent")]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
-        self.counts[kind] += 1
-        return True
+        return kind != "job"
 
 
 class Sweeps:
