@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def parse(arguments: list[str]) -> Any:
         arguments = arguments[1:]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         raise unknown_name("command", arguments[0], COMMANDS)
+    check_options(arguments, COMMANDS)
     try:
         command = _quietly(
             lambda: tyro.extras.subcommand_cli_from_dict(
@@ -102,6 +103,33 @@ def parse(arguments: list[str]) -> Any:
             raise UserError(f"option {config[0]} belongs to bench, train and grid only.")
         object.__setattr__(command, "config", tuple(config))
     return command
+
+
+def check_options(arguments: list[str], commands: Mapping[str, type]) -> None:
+    """Raise UserError for an option that the command has not: the parser would name those of other
+    commands.
+    """
+    if not arguments or arguments[0] not in commands:
+        return
+    known = {"--help", *_options(commands[arguments[0]])}
+    for argument in arguments[1:]:
+        option = argument.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option not in known:
+            raise unknown_name(f"option of {arguments[0]}", option, known)
+
+
+def _options(command: type) -> Iterator[str]:
+    """The options of a command's fields, and of those that it shares with others."""
+    import dataclasses
+    import typing
+
+    for name, kind in typing.get_type_hints(command).items():
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            yield from _options(kind)
+        else:
+            dashed = name.replace("_", "-")
+            yield from (f"--{dashed}", f"--no-{dashed}") if kind is bool else (f"--{dashed}",)
 
 
 def split_config(arguments: list[str]) -> tuple[list[str], list[str]]:
