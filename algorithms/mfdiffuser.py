@@ -298,7 +298,7 @@ class MFDiffuser(Algorithm):
         parts: dict[str, Any] = nets | {"optimiser": self.optimiser}
         self.decisions: DecisionWeights | None = None
         if config.weighting in DECISIONS:
-            self.decisions = DecisionWeights(spec, config.members, seeds[0])
+            self.decisions = DecisionWeights(spec, config.members, seeds[0], device)
             parts |= {"learned": self.decisions.learned, "fitter": self.decisions.fitter}
         self.saved = Parts(**parts)
         shape = (self.horizon, self.n_obs, self.n_actions)

@@ -103,28 +103,30 @@ class DecisionWeights:
     """(3) for a buffer: fit the game, or take the known one; then weigh each first decision.
 
     `learned` and `fitter` belong into a checkpoint, and so does what `solve` returns. The game is
-    small, and stays on the processor.
+    fitted on the device; the recursions of mirror descent are tables on the host.
     """
 
-    def __init__(self, spec: TaskSpec, members: int, seed: int) -> None:
-        self.spec = spec
-        self.learned = LearnedGame(spec, members, WIDTH, seed, 0.0)
+    def __init__(self, spec: TaskSpec, members: int, seed: int, device: str) -> None:
+        self.spec, self.device = spec, device
+        self.learned = LearnedGame(spec, members, WIDTH, seed, 0.0).to(device)
         self.fitter = torch.optim.Adam(self.learned.parameters(), LR)
 
     def prepare(self, data: Dataset, known: Logged, model: GameModel | None) -> None:
         """`known` are the buffer's counts; model: of the track of known games, else None."""
-        self.known, self.starts = known, torch.as_tensor(np.array(data.starts))
-        self.context = torch.as_tensor(np.concatenate([known.populations, known.choices], 1))
+        self.known, device = known, self.device
+        self.starts = torch.as_tensor(np.array(data.starts), device=device)
+        context = np.concatenate([known.populations, known.choices], 1)
+        self.context = torch.as_tensor(context, device=device)
         self.game: Game | None = ExactGame(model) if model else None
         if model is None:
             self.learned.prepare(data, known)
+            self.learned.sees = self.learned.sees.to(device)
 
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:
         return data.transitions(rngs, POPULATIONS, agents=min(AGENTS, self.spec.n_agents))
 
     def fit(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step of the learned game."""
-        batch = batch.map(Tensor.cpu)
         row = self.starts[batch.episode] + batch.step
         kernel, reward = self.learned.losses(batch, self.context[row])
         self.fitter.zero_grad()
@@ -134,7 +136,7 @@ class DecisionWeights:
 
     def solve(self, rate: float, steps: int, budget: float) -> Tensor:
         """log pi / pi_b [T, O, A], see `mirror`."""
-        known, game = self.known, self.game or self.learned
+        known, game = self.known, self.game or self.learned.to("cpu")  # fitted by now
         size = (self.spec.horizon, known.rho)
         found = mirror(game, known.mu0, known.behaviour, *size, rate, steps, budget)
         return torch.as_tensor(found, dtype=torch.float32)
