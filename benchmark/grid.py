@@ -136,9 +136,10 @@ class Grid:
     def _ended(self, job: Job, end: Ended) -> None:
         killed = end.code in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGINT)
         if job.finished():
-            if end.code:  # some of its seeds are recorded as failed
+            failed = end.code > 0  # seeds are recorded as failed; a signal came after the records
+            if failed:
                 self.tally.failed[job.label] = end.reason
-            self._close(job, "failed" if end.code else "done")
+            self._close(job, "failed" if failed else "done")
         elif killed and end.advanced:
             self._wait(job, 0.0)  # interrupted: it goes on from its newer checkpoint
         elif end.code == BusyError.code:

@@ -133,27 +133,30 @@ class Killer:
     def __init__(self, rng: random.Random, tmp: Path) -> None:
         self.rng, self.longest, self.counts = rng, LONGEST, Counter[str]()
         self.jobs = Counter[str]()  # how often each job of a grid was ended
-        self.tmp, self.lives = tmp, list[Life]()
+        self.tmp, self.said, self.lives = tmp, tmp.with_suffix(".log"), list[Life]()
         tmp.mkdir(parents=True)
 
     def run(self, words: list[str], progress: Callable[[], Any], kinds: tuple[str, ...]) -> bool:
         """Whether the command came to its own end, which must be a good one."""
         before = progress()
-        process = psutil.Popen(
-            command(*words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | {"TMPDIR": str(self.tmp)},
-        )
+        with self.said.open("a") as said_before:
+            process = psutil.Popen(
+                command(*words),
+                stdin=subprocess.DEVNULL,
+                stdout=said_before,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+                env=os.environ | {"TMPDIR": str(self.tmp)},
+            )
         self.lives.append(Life(process))
         left = self.rng.uniform(0.0, self.longest) if kinds else float("inf")
         while True:
             try:
                 _, said = process.communicate(timeout=min(left, LOOK))
-                check(process.returncode == 0, f"{' '.join(words)} failed: {said}")
+                tries = [x for x in self.said.read_text().splitlines() if "; try " in x]
+                why = "\n".join([said, *tries])
+                check(process.returncode == 0, f"{' '.join(words)} failed: {why}")
                 return True
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(psutil.Error):

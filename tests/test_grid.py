@@ -232,6 +232,19 @@ def test_being_killed_counts_only_where_the_job_got_no_further(tmp_path: Path) -
     assert failed == {"j1": "killed, before it had saved any further step (tried 3 times)"}
 
 
+def test_a_job_that_is_killed_after_its_last_record_is_done(tmp_path: Path) -> None:
+    jobs, failed = pretend(tmp_path, 1)
+
+    def ends(name: str) -> Ended:
+        (tmp_path / name).touch()  # published; then it is killed on its way out
+        return Ended(-signal.SIGKILL, "killed", 0.0, False)
+
+    tally = Grid(jobs, Leases(tmp_path / "claims"), Pretend(tmp_path, ends)).run()
+    assert tally.done == 1
+    assert not tally.failed
+    assert not failed
+
+
 def test_a_users_mistake_is_told_and_neither_tried_again_nor_recorded(tmp_path: Path) -> None:
     jobs, failed = pretend(tmp_path, 2)
     full = Ended(UserError.code, "cannot write x: the disk is full", 0.0, False)
