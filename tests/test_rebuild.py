@@ -110,7 +110,7 @@ def test_a_thousand_records_are_checked_and_built_in_a_minute_and_a_gigabyte(
     for i in range(100):
         name, dataset = f"algorithm_{i % 20}", f"mpe/spread/{'abcde'[i // 20]}-v1"
         means = [50.0 + i / 10 + seed for seed in range(10)]
-        for item in runs(name, means, protocol_name="full", dataset=dataset, key=f"{i:064x}"):
+        for item in runs(name, means, dataset=dataset, key=f"{i:064x}"):
             path = item.path(tmp_path / "records")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(to_json(item))
