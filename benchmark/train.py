@@ -110,7 +110,10 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         with blame(self.run.row, "state_dict"):
             group = self.group.state_dict()
-        return {
+        # Of data that are gone through in an order; the generators alone decide on all others.
+        data: Any = self.run.data
+        place = {"data": data.position()} if hasattr(data, "position") else {}
+        return place | {
             "identity": self.run.identity(),
             "group": group,
             "rngs": [generator.bit_generator.state for generator in self.rngs],
@@ -130,6 +133,9 @@ class Trainer:
         self.train_seconds = state["train_seconds"]
         self.curves, self.failed = state["curves"], state["failed"]
         rng.set_state(state["global"])
+        data: Any = self.run.data
+        if "data" in state and hasattr(data, "go_to"):
+            data.go_to(state["data"])
 
     @property
     def env_steps(self) -> int:

@@ -203,6 +203,22 @@ class Shuffled(Dataset):
             parts.append(_concatenate(pieces, 1))
         return _concatenate(parts, 0)
 
+    def position(self) -> dict[str, Any]:
+        """How far every seed is in the data, as plain values: a part of a run's state."""
+        return {
+            f"{k} {'aligned' if align else 'any'}": stream.position()
+            for (k, align), stream in self.streams.items()
+        }
+
+    def go_to(self, position: Mapping[str, Any]) -> None:
+        """Back to what `position` said."""
+        self.streams = {}
+        for name, saved in position.items():
+            k, start = name.split()
+            stream = _Stream(self, start == "aligned")
+            stream.go_to(saved)
+            self.streams[int(k), start == "aligned"] = stream
+
     def pool(self, chunks: list[tuple[int, int]]) -> Sampler:
         """A table of some runs of episodes."""
         numbers = np.concatenate([np.arange(first, last) for first, last in chunks])
@@ -222,28 +238,43 @@ class Shuffled(Dataset):
 
 
 class _Stream:
-    """One seed's way through the data: chunks left in this epoch, the pool in memory, rows left in
-    the pool.
+    """One seed's way through the data: chunks left in this epoch, those in memory, and how many of
+    their mixed rows are used up.
     """
 
     def __init__(self, dataset: Shuffled, align: bool) -> None:
         self.dataset, self.align = dataset, align
-        self.chunks: list[tuple[int, int]] = []
-        self.sampler: Sampler | None = None
-        self.rows = np.empty(0, np.int64)
+        self.left: list[int] = []
+        self.pool: list[int] = []
+        self.mixed: dict[str, Any] = {}  # state of the generator before the rows were mixed
+        self.rows, self.taken = np.empty(0, np.int64), 0
 
     def take(self, rng: np.random.Generator, size: int) -> tuple[Sampler, Array]:
         """At least one and at most `size` rows of the pool."""
-        if self.sampler is None or not len(self.rows):
-            if not self.chunks:
-                order = rng.permutation(len(self.dataset.chunks))
-                self.chunks = [self.dataset.chunks[i] for i in order]
-            pool, self.chunks = self.chunks[:POOL_CHUNKS], self.chunks[POOL_CHUNKS:]
-            self.sampler = self.dataset.pool(pool)
-            index = self.sampler.index
-            self.rows = rng.permutation(index.starts[:-1] if self.align else index.n_steps)
-        taken, self.rows = self.rows[:size], self.rows[size:]
-        return self.sampler, taken
+        if self.taken == len(self.rows):
+            if not self.left:
+                self.left = rng.permutation(len(self.dataset.chunks)).tolist()
+            self.pool, self.left = self.left[:POOL_CHUNKS], self.left[POOL_CHUNKS:]
+            self.mixed, self.taken = dict(rng.bit_generator.state), 0
+            self._fill(rng)
+        rows = self.rows[self.taken : self.taken + size]
+        self.taken += len(rows)
+        return self.sampler, rows
+
+    def _fill(self, rng: np.random.Generator) -> None:
+        self.sampler = self.dataset.pool([self.dataset.chunks[i] for i in self.pool])
+        index = self.sampler.index
+        self.rows = rng.permutation(index.starts[:-1] if self.align else index.n_steps)
+
+    def position(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("left", "pool", "mixed", "taken")}
+
+    def go_to(self, position: Mapping[str, Any]) -> None:
+        self.left, self.pool = list(position["left"]), list(position["pool"])
+        self.mixed, self.taken = dict(position["mixed"]), int(position["taken"])
+        rng = np.random.default_rng()
+        rng.bit_generator.state = self.mixed
+        self._fill(rng)
 
 
 def _concatenate(batches: list[Batch], axis: int) -> Batch:

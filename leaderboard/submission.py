@@ -214,11 +214,11 @@ def read(folder: Path) -> Submission:
         raise UserError(f"{source}: code is {manifest.code!r}, expected an https address or none.")
     check_texts({"author": manifest.author, "code": manifest.code}, source)
     listed = set(manifest.files)
+    if VERIFICATION in listed or MANIFEST in listed:
+        raise UserError(f"{source} lists itself or {VERIFICATION}; take it out of files.")
     if odd := sorted((found - {MANIFEST, VERIFICATION}) ^ listed):
         what = "is not listed" if odd[0] in found else "is listed and not there"
         raise UserError(f"{source}: {odd[0]!a} {what}.")
-    if VERIFICATION in listed or MANIFEST in listed:
-        raise UserError(f"{source} lists itself or {VERIFICATION}; take it out of files.")
     submission = Submission(folder, manifest)
     for name in sorted(listed):
         if name.startswith("record-"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmark.checks.fixtures import POPULATION
 from benchmark.errors import UserError
 from datasets.cardfile import make_card, measure, mismatch, write_card
 from datasets.open import h5py, open_dataset, stored
+from datasets.schema import content_sha256
 from datasets.writer import Writer
 from tests.dataset_files import edit, episodes, rehash, write
 
@@ -56,6 +58,20 @@ def test_content_and_not_file_bytes_decide_the_hash(tmp_path: Path) -> None:
     one, two = write(tmp_path / "a.hdf5"), write(tmp_path / "b.hdf5", source="other")
     assert one.read_bytes() != two.read_bytes()
     assert datasets.load_file(one).content_sha256 == datasets.load_file(two).content_sha256
+
+
+def test_hashing_costs_a_second_and_a_400_millionth_of_a_second_a_byte_at_most() -> None:
+    values = np.zeros((1_000, 20_000), np.float32)
+    begun = time.process_time()
+    content_sha256("toy/any-v1", {"steps/agents/obs": values})
+    assert time.process_time() - begun < values.nbytes / 400e6 + 1.0
+
+
+def test_a_damaged_card_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.hdf5")
+    path.with_suffix(".toml").write_text("[")
+    with pytest.raises(UserError, match=r"card .*a\.toml is not valid TOML"):
+        datasets.load_file(path)
 
 
 def test_a_card_of_other_data_is_an_error_that_names_both_hashes(tmp_path: Path) -> None:

@@ -87,6 +87,41 @@ def test_exclusive_writes_never_replace(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    with files.atomic_folder(tmp_path / "a") as folder:
+        (folder / "x").touch()
+    with pytest.raises(UserError, match="is there already"), files.atomic_folder(tmp_path / "a"):
+        pass
+    with (
+        pytest.raises(UserError, match="a file stands where a folder is needed"),
+        files.atomic_folder(tmp_path / "a" / "x" / "b"),
+    ):
+        pass
+
+    def second(folder: Path) -> None:
+        with files.atomic_folder(folder) as temporary:
+            (temporary / "mine").touch()
+            folder.mkdir()  # another writer was first
+            (folder / "theirs").touch()
+
+    with pytest.raises(UserError, match="cannot write"):
+        second(tmp_path / "b")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "theirs", "x"]
+
+
+def test_an_old_checkpoint_stays_until_the_new_one_has_been_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save_step(tmp_path, 1, {"step": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sha256_file", lambda path: "of other bytes")
+        with pytest.raises(UserError, match="does not read back as written"):
+            checkpoint.save_step(tmp_path, 2, {"step": 2})
+    assert checkpoint.load(checkpoint.path_of(tmp_path, 1)) == {"step": 1}
+    checkpoint.save_step(tmp_path, 3, {"step": 3})
+    assert list(tmp_path.iterdir()) == [checkpoint.path_of(tmp_path, 3)]
+
+
 def test_a_really_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     import torch
 

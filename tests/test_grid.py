@@ -84,6 +84,12 @@ def test_what_a_dead_grid_left_of_a_finished_job_is_removed(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == [held.path.name]  # its holder lives
 
 
+def test_a_folder_of_claims_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*/file/claims: "):
+        Leases(tmp_path / "file" / "claims")
+
+
 def test_a_process_number_used_again_does_not_keep_a_claim(tmp_path: Path) -> None:
     own = Leases(tmp_path, lease=1e6)
     held = own.take("job")
@@ -473,6 +479,20 @@ def test_left_overs_of_killed_writers_are_swept_and_those_at_work_are_not(tmp_pa
     assert files.sweep(tmp_path, older_than=60.0) == 1
     assert not old.exists()
     assert new.exists()
+
+
+def test_a_grid_sweeps_up_what_killed_writers_left_even_where_nothing_is_to_do(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    common = ["--protocol", "smoke", "--seeds", "0", "--out", str(tmp_path)]
+    assert main(["train", "random", TINY, *common, "--progress", "none"]) == 0
+    old, new = (tmp_path / "records" / TINY / f"{files.TEMPORARY}{name}" for name in ("old", "new"))
+    old.touch()
+    os.utime(old, OLD)
+    new.touch()
+    assert main(["grid", "--algos", "random", "--datasets", TINY, *common]) == 0
+    assert "0 runs to do, 1 finished before" in capsys.readouterr().out
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_a_preview_says_what_a_grid_may_cost_and_runs_nothing(

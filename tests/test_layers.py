@@ -130,6 +130,44 @@ def test_one_place_opens_hdf5_files_for_reading() -> None:
             assert "h5py.File(" not in path.read_text(), f"{name} opens HDF5 by itself"
 
 
+# What else writes: a lock, appended losses, a closed pipe's stand-in, a copy in a temporary folder;
+# HDF5 files and plots are written under a temporary name of benchmark.files.
+WRITERS = {
+    "benchmark.files",
+    "benchmark.runner",
+    "benchmark.tracking",
+    "benchmark.cli",
+    "benchmark.cli.retrain",
+    "datasets.writer",
+    "leaderboard.plots",
+}
+
+
+def test_files_are_written_in_one_place() -> None:
+    """There a file is synced before it has its name, and its folder after."""
+
+    def writes(node: ast.Call) -> bool:
+        name = ast.unparse(node.func)
+        constants = [
+            x.value
+            for x in [*node.args, *(k.value for k in node.keywords)]
+            if isinstance(x, ast.Constant)
+        ]
+        opens = name in ("open", "h5py.File") and {"w", "a", "x", "wb", "ab", "xb"} & set(constants)
+        ours = name.startswith("files.") or isinstance(node.func, ast.Name)
+        ends = (".write_text", ".write_bytes", ".savefig", ".to_csv")
+        moves = ("os.replace", "os.rename", "os.link", "shutil.copy", "shutil.move")
+        return bool(opens) or name in moves or (name.endswith(ends) and not ours)
+
+    found = {
+        name
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and writes(node)
+    }
+    assert found == WRITERS
+
+
 def test_a_foreign_package_named_datasets_is_told_at_once(tmp_path: Path) -> None:
     foreign = tmp_path / "datasets"
     foreign.mkdir()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -70,52 +71,63 @@ def test_a_malformed_file_is_refused_with_one_sentence(case: str, corpus: Files)
     assert "\n" not in str(caught.value)
 
 
-MEASURED = (
-    "external storage",
-    "gzip bomb",
-    "chunk that inflates past its size",
-    "many chunks",
-    "shape of 2^60 in chunks",
-    "many objects",
-    "meta nested",
-    "fifo",
-)
-OPEN_ONLY = """
-import sys, time
+OPEN_EACH = """
+import json, os, signal, sys, time
 from benchmark.errors import UserError
 from datasets.open import open_dataset
-try:
-    open_dataset(sys.argv[1])
-    said = "accepted"
-except UserError as error:
-    said = error
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(time.process_time(), int(status["VmHWM"].split()[0]) / 1024, said)
+
+def kilobytes(name):
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status[name].split()[0])
+
+start, most = time.process_time(), kilobytes("VmHWM")
+for path in sys.argv[1:]:
+    if os.fork():
+        os.wait()
+        continue
+    signal.alarm(10)  # a file that is waited for has no answer
+    before = kilobytes("VmRSS")
+    try:
+        open_dataset(path)
+        said = "accepted"
+    except UserError as error:
+        said = str(error)
+    grown = kilobytes("VmHWM") - before
+    print(json.dumps([path, start + time.process_time(), (most + grown) / 1024, said]), flush=True)
+    os._exit(0)
 """
 
 
-def opened(path: Path) -> tuple[float, float, str]:
-    """Processor seconds and peak MB of a process that opens a file, and what it says."""
+def opened(*paths: Path) -> dict[str, tuple[float, float, str]]:
+    """For each file, processor seconds and peak MB of a process that opens it and no other, and
+    what it says.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", OPEN_ONLY, str(path)],
+        [sys.executable, "-c", OPEN_EACH, *map(str, paths)],
         capture_output=True,
         text=True,
         cwd=ROOT,
         timeout=60,
     )
-    seconds, megabytes, sentence = done.stdout.split(maxsplit=2)
-    return float(seconds), float(megabytes), sentence
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    return {path: (seconds, megabytes, said) for path, seconds, megabytes, said in answers}
 
 
 def test_a_refusal_takes_little_time_and_memory(corpus: Files, odd: Files) -> None:
     """Start and imports included. On a crowded machine even a sound file takes longer; a refusal
     may take three times as long as that.
     """
-    for case in MEASURED:
-        seconds, megabytes, sentence = opened(corpus[case])
-        assert re.search(bad.CASES[case][1], sentence)
+    sound = str(odd["as written"])
+    found = opened(odd["as written"], *corpus.values())
+    accepted = 0
+    for case, path in corpus.items():
+        assert str(path) in found, f"{case} is waited for"
+        seconds, megabytes, said = found[str(path)]
         assert megabytes < MEGABYTES, case
-        assert seconds < max(SECONDS, 3 * opened(odd["as written"])[0]), case
+        assert seconds < max(SECONDS, 3 * found[sound][0]), case
+        assert said == "accepted" or re.search(bad.CASES[case][1], said), case
+        accepted += said == "accepted"  # only its values are wrong, which no opening reads
+    assert accepted < 12
 
 
 # --------------------------------------------------------------------------------------- good files

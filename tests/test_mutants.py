@@ -8,14 +8,25 @@ import pytest
 
 from benchmark import checkpoint
 from benchmark.errors import UserError
+from tests import mutants
 from tests.mutants import Checkpoints, Records
 
 
-def test_no_mutant_of_a_checkpoint_loads_as_another_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [400, pytest.param(3_000, marks=pytest.mark.slow)])
+def test_no_mutant_of_a_checkpoint_loads_as_another_state(count: int, tmp_path: Path) -> None:
     trial = Checkpoints(tmp_path)
-    for number in range(400):
+    for number in range(count):
         assert trial.load(number) in ("refused", "same"), f"mutant {number}"
-    assert trial.counts["refused"] > 300
+    assert trial.counts["refused"] > 0.75 * count
+
+
+def test_without_the_hash_a_flipped_bit_of_a_checkpoint_would_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control of the test above: safetensors itself notices no changed value."""
+    monkeypatch.setattr(checkpoint, "_digest", lambda text, tensors: "any")
+    monkeypatch.setattr(mutants, "mutant", lambda data, n: data[:-1] + bytes([data[-1] ^ n]))
+    assert Checkpoints(tmp_path).load(1) == "other"
 
 
 def test_a_checkpoint_without_its_hash_is_refused(tmp_path: Path) -> None:

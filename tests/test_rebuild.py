@@ -90,3 +90,34 @@ def test_a_board_of_shuffled_files_in_another_locale_and_time_zone_is_the_same_b
     assert first == again
     assert len(first.splitlines()) == 17
     assert len({line.split()[-1] for line in first.splitlines()}) == 17
+
+
+LARGE = """
+import resource, sys, time
+from pathlib import Path
+from benchmark.cli import board, main
+from leaderboard import verify
+count = sum(1 for _ in verify.results(Path(sys.argv[1]), board.suite()))
+assert main(["site", "--records", sys.argv[1], "--out", sys.argv[2]]) == 0
+print(count, time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_thousand_records_are_checked_and_built_in_a_minute_and_a_gigabyte(
+    tmp_path: Path,
+) -> None:
+    for i in range(100):
+        name, dataset = f"algorithm_{i % 20}", f"mpe/spread/{'abcde'[i // 20]}-v1"
+        means = [50.0 + i / 10 + seed for seed in range(10)]
+        for item in runs(name, means, dataset=dataset, key=f"{i:064x}"):
+            path = item.path(tmp_path / "records")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(to_json(item))
+    command = [sys.executable, "-c", LARGE, str(tmp_path / "records"), str(tmp_path / "a.html")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    count, seconds, megabytes = done.stdout.split()[-3:]
+    assert int(count) == 1_000
+    assert float(seconds) < 60
+    assert float(megabytes) < 1_000

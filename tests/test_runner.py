@@ -101,6 +101,26 @@ def test_a_loss_that_comes_and_goes_is_kept_at_its_own_steps(tmp_path, monkeypat
     ]
 
 
+def test_a_run_has_one_thread_whatever_the_process_had(tmp_path: Path, monkeypatch) -> None:
+    """Else its bits would depend on the number."""
+    run = make_run(tmp_path / "a", "bc")
+    step, threads = run.cls.update, set()
+
+    def update(self: Any, batch: Any) -> Any:
+        threads.add(torch.get_num_threads())
+        return step(self, batch)
+
+    monkeypatch.setattr(run.cls, "update", update)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        (made, _) = runner.execute(run, tmp_path / "r")
+        threads.add(torch.get_num_threads())  # of the evaluation
+    finally:
+        torch.set_num_threads(before)
+    assert threads == {1} == {made.provenance.threads}
+
+
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     def train(at: int, losses: dict[str, float]) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -138,46 +158,6 @@ def test_interrupted_run_goes_on_with_equal_bits(tmp_path: Path, row: str) -> No
     assert [r.returns for r in got] == [r.returns for r in expected]
     assert [r.curve for r in got] == [r.curve for r in expected]
     assert expected[0].returns != expected[1].returns
-
-
-@pytest.mark.parametrize(
-    ("row", "lost"),
-    # bc draws from no global generator
-    [("plain_net", "global")]
-    + [(r, x) for r in ("plain_net", "bc") for x in ("weights", "optimiser", "rngs", "step")],
-)
-def test_resume_that_loses_a_part_is_noticed(tmp_path: Path, row: str, lost: str) -> None:
-    """Negative controls: without them the comparison above would prove nothing."""
-    whole = make_run(tmp_path / "a", row)
-    runner.execute(whole, tmp_path / "ra")
-    broken = make_run(tmp_path / "b", row)
-    with pytest.raises(Interrupted):
-        runner.execute(broken, tmp_path / "rb", progress=StopAt(17))
-    fresh = Trainer(broken, (), 30.0, Progress()).state()
-    path = checkpoint.latest(broken.where)
-    assert path is not None
-    state = checkpoint.load(path)
-    if lost in ("rngs", "step"):
-        state[lost] = fresh[lost]
-    elif lost == "global":
-        for seed in state["group"]:
-            state["group"][seed]["stream"] = fresh["group"][seed]["stream"]
-    else:
-        forget(state["group"], fresh["group"], lost)
-    checkpoint.save(path, state)
-    runner.execute(broken, tmp_path / "rb")
-    assert same(final(whole), final(broken)) != []
-
-
-def forget(state: Any, fresh: Any, what: str) -> None:
-    """Put the fresh value of the weights, or of the optimiser's moments, back into a state."""
-    for key, value in state.items():
-        is_optimiser = "optim" in str(key) or "adam" in str(key)
-        if isinstance(value, dict) and not (is_optimiser and what == "optimiser"):
-            if not (is_optimiser and what == "weights"):
-                forget(value, fresh.get(key, {}), what)
-        elif is_optimiser == (what == "optimiser"):
-            state[key] = fresh[key]
 
 
 def test_seed_in_a_group_equals_the_seed_alone(tmp_path: Path) -> None:
@@ -240,6 +220,17 @@ def test_record_round_trips_and_refuses_damage(tmp_path: Path) -> None:
         assert old in text
         with pytest.raises(UserError, match=r"r\.json"):
             record.parse(text.replace(old, new, 1), "r.json")
+    for old, new in [  # other numbers of episodes
+        ({"team_returns": made.team_returns[1:]}, "3 team returns for 4 episodes"),
+        ({"outcomes": {"win": [1.0]}}, "outcomes are not one value for each of 4 episodes"),
+    ]:
+        with pytest.raises(UserError, match=new):
+            record.parse(record.to_json(dataclasses.replace(made, **old)))
+    with pytest.raises(UserError, match="bytes long, expected at most"):
+        record.parse(text + " " * record.MAX_BYTES)
+    large = dataclasses.replace(made, notes={"all": "x" * record.MAX_BYTES})
+    with pytest.raises(UserError, match="bytes long, at most"):
+        record.write(large, tmp_path / "large")
     number = str(made.team_returns[0])
     with pytest.raises(UserError, match="not a finite number"):
         record.parse(text.replace(number, "NaN", 1), "r.json")
@@ -259,6 +250,8 @@ class Breaks(Algorithm):
     def update(self, batch):
         if self.config.how == "raise":
             raise ValueError("boom")
+        if self.config.how == "loss":
+            return {"loss": torch.ones(3)}
         bad = self.config.how == "nan" and self.seeds[0] == 1
         return {"loss": torch.tensor(float("nan") if bad else 1.0)}
 
@@ -299,6 +292,7 @@ def test_seed_that_turns_non_finite_fails_and_the_others_go_on(tmp_path: Path) -
         ("raise", "breaks: update raised ValueError: boom"),
         ("shape", r"act returned shape \(2, 1, 2\), expected \(2, 4, 16\)"),
         ("range", "act returned action 99, expected 0 to 9"),
+        ("loss", r"update returned loss as Tensor of shape \[2, 3\], expected a tensor of shape"),
         ("state", "group/0/member/x, a object; state_dict is expected to"),
     ],
 )
@@ -316,6 +310,14 @@ def test_second_process_on_one_run_is_refused(tmp_path: Path) -> None:
         runner.only_process(run.where, patience=0.1),
     ):
         pass
+
+
+def test_left_overs_of_a_killed_writer_are_removed_at_the_next_start(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.where.mkdir(parents=True)
+    (run.where / ".tmp-left-over.safetensors").touch()
+    with runner.only_process(run.where):
+        assert [path.name for path in run.where.iterdir()] == ["lock"]
 
 
 def test_required_property_is_asked_for(tmp_path: Path) -> None:

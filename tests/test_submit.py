@@ -117,6 +117,10 @@ def test_nothing_half_written_is_left(shipped: Path, tmp_path: Path) -> None:
     submission.write(tmp_path, own.manifest, {"report.md": b""}, lambda folder: None)
     with pytest.raises(UserError, match="there already"):
         submission.write(tmp_path, own.manifest, {"report.md": b""}, lambda folder: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submission, "MAX_TOTAL", 10)
+        with pytest.raises(UserError, match="would hold 1 files of 11 bytes, at most"):
+            submission.write(tmp_path, own.manifest, {"report.md": bytes(11)}, refuse)
     with pytest.raises(UserError, match="at most 262144 may be submitted"):
         submission.write(tmp_path, own.manifest, {"report.md": b" " * 2**20}, lambda folder: None)
 

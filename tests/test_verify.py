@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,10 @@ def best_first(values: dict[str, Any]) -> None:
     values["team_returns"].sort(reverse=True)
 
 
+def without_data(values: dict[str, Any]) -> None:
+    values |= {"dataset": "", "track": "online"}
+
+
 def failed(values: dict[str, Any]) -> None:
     values |= {"status": "failed", "reason": "bad luck", "returns": [], "team_returns": []}
 
@@ -136,6 +141,7 @@ RECORDS: list[tuple[Change, str]] = [
     (put("dataset", "a/b/c-v1"), "has no committed card"),
     (put("dataset", ""), "dataset is missing, and the track is offline"),
     (put("dataset_sha256", H), "is not listed on the card"),
+    (without_data, "dataset_sha256 is given without a dataset"),
     (put("rankable", False), "is not listed on the card"),
     (put("protocol", "smoke"), "protocol is smoke, the manifest says quick"),
     (put("protocol", "best"), "unknown protocol 'best'"),
@@ -147,6 +153,7 @@ RECORDS: list[tuple[Change, str]] = [
     (both_off, "its trace, played again: returns.7 is"),
     (best_first, "its trace, played again: returns.0 is"),
     (put("returns.0", [1.0, 1.0]), "returns are not one for each of"),
+    (put("groups", ["\u0430gent"]), "not printable ASCII"),
     (put("groups", ["winners"]), "groups are ['winners']"),
     (put("outcomes", {"win": [1.0] * 100}), "outcomes are ['win'], expected []"),
     (put("exact", {"value": 1.0}), "exact holds ['value']"),
@@ -169,6 +176,15 @@ def test_the_corpus_is_as_large_as_promised() -> None:
     assert len(RECORDS) + len(TEXTS) >= 60
 
 
+def refused(folder: Path) -> list[str]:
+    """What verify says of a folder, within a second of processor time."""
+    begun = time.process_time()
+    found = faults(folder)
+    assert time.process_time() - begun < 1.0
+    assert found, "accepted"
+    return found
+
+
 @pytest.mark.parametrize(("change", "words"), RECORDS, ids=lambda x: getattr(x, "__name__", ""))
 def test_a_forged_record_is_refused(
     change: Change, words: str, foreign: Path, tmp_path: Path
@@ -177,8 +193,7 @@ def test_a_forged_record_is_refused(
     path = record_files(folder)[0]
     with forged(path) as values:
         change(values)
-    found = faults(folder)
-    assert found, "accepted"
+    found = refused(folder)
     assert any(word in found[0] for word in words.split("|")), found[0]
     assert path.name in found[0] or "references" in found[0] or "belongs to no" in found[0]
     assert "\n" not in found[0]
@@ -209,7 +224,7 @@ def test_a_malformed_record_is_refused(case: int, foreign: Path, tmp_path: Path)
     assert text != path.read_text()
     path.write_text(text)
     sign(folder)
-    found = faults(folder)
+    found = refused(folder)
     assert str(path) in found[0]
     assert words in found[0].lower()
 
@@ -311,6 +326,37 @@ def test_every_seed_of_the_protocol_must_be_there(foreign: Path, tmp_path: Path)
     assert "the protocol wants each of [0, 1, 2] once" in faults(folder)[0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("checkpoint", "is missing: submission.json does not list it"),
+        ("trace", "is missing: submission.json does not list it"),
+        ("record", "belongs to no record"),
+        ("", "lists no record"),
+    ],
+)
+def test_every_kind_of_file_must_be_there(
+    kind: str, words: str, foreign: Path, tmp_path: Path
+) -> None:
+    folder = copied(foreign, tmp_path)
+    gone = list(folder.glob(f"{kind}*"))[:1] if kind else list(folder.iterdir())
+    for path in gone:
+        if path.name != submission.MANIFEST:
+            path.unlink()
+    sign(folder)
+    assert any(words in fault for fault in faults(folder))
+
+
+def test_a_manifest_lists_neither_itself_nor_its_verification(
+    foreign: Path, tmp_path: Path
+) -> None:
+    for name in (submission.MANIFEST, submission.VERIFICATION):
+        folder = copied(foreign, tmp_path / name)
+        with forged(folder / submission.MANIFEST) as values:
+            values["files"][name] = {"bytes": 1, "sha256": H}
+        assert "lists itself or verification.json" in faults(folder)[0]
+
+
 def test_a_run_counts_once(foreign: Path, tmp_path: Path) -> None:
     folder = copied(foreign, tmp_path)
     first, second = record_files(folder)[:2]
@@ -371,7 +417,10 @@ def test_a_file_that_belongs_to_nothing_is_refused(foreign: Path, tmp_path: Path
 
 def test_nothing_is_ranked_without_a_reference(foreign: Path, tmp_path: Path) -> None:
     folder = copied(foreign, tmp_path)
-    for task, words in (("meanfield/squeeze-n77-v1", "has no committed"), ("a/b-v1", "unknown")):
+    for task, words in (
+        ("meanfield/squeeze-n77-v1", "has no committed"),
+        ("a/b-v1", "references: unknown"),
+    ):
         for path in record_files(folder):
             with forged(path) as values:
                 values["task"] = task
@@ -437,6 +486,10 @@ def test_limits_of_a_folder(foreign: Path, tmp_path: Path, monkeypatch) -> None:
             patch.setattr(submission, name, value)
             with pytest.raises(UserError, match=words):
                 submission.names(foreign)
+    folder = copied(foreign, tmp_path)
+    (folder / "report.md").write_bytes(b" " * 2**20)
+    with pytest.raises(UserError, match="1048576 bytes long, at most 262144 may be"):
+        submission.names(folder)
     with pytest.raises(UserError, match="is no folder"):
         submission.names(tmp_path / "mine-v1")
     (tmp_path / "mine-v1").symlink_to(foreign)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 from safetensors.numpy import load, save
 from safetensors.torch import load as to_tensors
 
-from benchmark import checkpoint, files, record, registry, trace
+from benchmark import checkpoint, files, policy, record, registry, trace
 from benchmark.envs.meanfield.solve import uniform_policy
 from benchmark.errors import UserError
 from benchmark.evaluate import exact
@@ -103,6 +104,15 @@ def test_weights_that_are_not_finite_are_refused(shipped: Path, tmp_path: Path) 
     assert f"{name} is not finite" in faults(folder)[0]
 
 
+def test_a_checkpoint_whose_tensors_are_cut_off_is_refused(shipped: Path, tmp_path: Path) -> None:
+    folder = copied(shipped, tmp_path)
+    (path,) = folder.glob("checkpoint-*")
+    path.write_bytes(path.read_bytes()[:-4])
+    with forged(record_files(folder)[0]) as values:
+        values["checkpoint_sha256"] = files.sha256(path.read_bytes())
+    assert f"{path.name} is damaged (" in faults(folder, level=1)[0]
+
+
 def test_other_weights_do_not_give_the_same_returns(shipped: Path, tmp_path: Path) -> None:
     folder = copied(shipped, tmp_path)
     header, rest, _ = weights(folder)
@@ -113,7 +123,17 @@ def test_other_weights_do_not_give_the_same_returns(shipped: Path, tmp_path: Pat
             rest[start:end] = scaled.astype(np.float32).tobytes()
     rewrite(folder, header, bytes(rest))
     assert faults(folder, level=1) == []
-    assert "its checkpoint, evaluated again: " in faults(folder)[0]
+    found = faults(folder)
+    for name in ("returns.", "team_returns.", "exact.value"):
+        assert any(f"its checkpoint, evaluated again: {name}" in fault for fault in found)
+
+
+def test_a_seed_that_fails_here_for_another_reason_is_found(shipped: Path) -> None:
+    (item,) = submission.read(shipped).records.values()
+    task: Any = registry.task(item.task)
+    played: Any = SimpleNamespace(failed={str(item.seed): "its actions were not finite"})
+    (fault,) = replay.checkpoint_faults(task, item, played, 0)
+    assert "the seed's reason to fail is 'its actions were not finite', the record's ''" in fault
 
 
 @pytest.mark.parametrize(
@@ -173,6 +193,16 @@ def test_a_trace_that_is_none_is_refused(change, words, foreign, tmp_path) -> No
     assert path.name in faults(folder)[0] or "exact" in words
 
 
+def test_a_policy_table_for_a_task_without_a_model_is_refused(
+    shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = submission.read(shipped)
+    (item,) = own.records.values()
+    monkeypatch.setattr(type(registry.task(item.task)), "model", lambda self: None)
+    (fault,) = blobs.check_trace(own, item, suite())
+    assert "holds a policy table, and meanfield/squeeze-n100-v1 has no model" in fault
+
+
 def test_a_policy_table_that_was_not_played_is_refused(shipped: Path, tmp_path: Path) -> None:
     """Else a submitter would show another policy's exploitability."""
     folder = copied(shipped, tmp_path)
@@ -196,6 +226,7 @@ def test_of_100_records_every_changed_score_and_action_is_found(foreign: Path) -
     for n in range(100):
         item = items[n % len(items)]
         name = submission.record_name(item)
+        assert list(replay.replay_faults(own, item)) == []  # as it is
         if n % 2:  # a score, changed wherever it stands
             e = int(rng.integers(len(item.returns)))
             returns = [list(row) for row in item.returns]
@@ -214,6 +245,23 @@ def test_of_100_records_every_changed_score_and_action_is_found(foreign: Path) -
             played = trace.replay(registry.task(item.task), trace.Trace(act), seeds)
             missed += not list(replay.differences(registry.task(item.task), item, played, 0, True))
     assert missed == 0
+
+
+def test_a_replay_takes_no_longer_than_an_evaluation(shipped: Path) -> None:
+    own = submission.read(shipped)
+    (item,) = own.records.values()
+    task, cls = registry.task(item.task), suite().algorithms.cls(item.algo)
+    state = checkpoint.load(shipped / submission.checkpoint_name(item))
+    seeds = range(item.first_episode_seed, item.first_episode_seed + len(item.returns))
+
+    def seconds(call: Callable[[], Any]) -> float:
+        begun = time.process_time()
+        call()
+        return time.process_time() - begun
+
+    replayed = min(seconds(lambda: list(replay.replay_faults(own, item))) for _ in range(5))
+    played = min(seconds(lambda: policy.play(state, cls, task, seeds)) for _ in range(5))
+    assert replayed < 1.2 * played
 
 
 def test_a_trace_that_ends_early_is_refused() -> None:

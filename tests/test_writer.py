@@ -87,6 +87,7 @@ def test_the_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:
         {"seeds": np.full(4, 0.5)},
         {"obs": np.full((4, 5, 2, 3), "a")},
         {"logp": np.zeros((4, 5))},
+        {"outcome": {"win": np.zeros(4)}},
     ]
     for change in bad:
         with pytest.raises(UserError), Writer(tmp_path / "a.hdf5", SPEC, id="a/b/c-v1") as writer:
@@ -227,3 +228,19 @@ def test_a_recorder_plays_a_pettingzoo_environment(tmp_path: Path) -> None:
     assert data.seeds.tolist() == [3, 4, 5, 6, 7]
     assert data.truncated.all()
     assert all(result.ok for result in check_dataset(data))
+    fewer, leaving = task.parallel_env(), task.parallel_env()
+    fewer.possible_agents = fewer.possible_agents[1:]
+    step = leaving.step
+
+    def leave(actions: dict[str, int]) -> Any:
+        after = step(actions)
+        leaving.agents = leaving.agents[1:]
+        return after
+
+    leaving.step = leave
+    for env, words in ((fewer, "the environment has 7 agents"), (leaving, "an agent left")):
+        with (
+            pytest.raises(UserError, match=words),
+            datasets.Recorder(tmp_path / "b.hdf5", task.spec, id="my/game/own-v1") as recorder,
+        ):
+            recorder.rollout(env, policy, episodes=1)

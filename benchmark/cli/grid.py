@@ -63,13 +63,13 @@ def run(options: Grid) -> int:
         for name in leases.names() & {job.name for job, _ in found if job.finished()}:
             leases.clear(name)  # a grid was killed after its job's last record
         leases.close()
+        files.sweep(records, options.lease)  # what killed writers left
     if todo and not options.preview:
         executor = EXECUTORS[options.executor](options.workers, 3600 * options.patience)
     slots = executor.slots if executor else options.workers or launch.cores()
     print(preview([cost for _, cost in todo], slots))
     if executor is None:
         return 0
-    files.sweep(records, options.lease)  # what killed writers left
     tally = Work([job for job, _ in todo], leases, executor).run()
     for label, reason in tally.failed.items():
         print(f"failed: {label}: {reason}", file=sys.stderr)
