@@ -191,7 +191,7 @@ class MFDiffuserConfig:
     w_max: float = 20.0  # largest weight of a return, in units of the mean weight
     window: int = 4  # steps of a particle, the horizon at most
     execute: int = 1  # steps of a plan that are executed
-    batch_size: int = 32  # populations in a batch
+    batch_size: int = 32  # populations in a batch, more where these have fewer agents than:
     agents: int = 32  # agents of a population in a batch, M
     width: int = 96  # of the denoiser
     blocks: int = 2  # of the denoiser
@@ -335,6 +335,8 @@ class MFDiffuser(Algorithm):
         """Weights (E2), the law of s_0 and the behaviour policy, from the whole data set."""
         config, spec = self.config, self.spec
         self.data, self.agents = data, min(config.agents, spec.n_agents)
+        # As many particles where there are fewer agents: a network learns from rows
+        self.populations = config.batch_size * config.agents // self.agents
         self.code.fit(data)
         competitive = spec.metric == "exploitability"
         beta = config.beta_ind if competitive else config.beta_pop
@@ -362,8 +364,7 @@ class MFDiffuser(Algorithm):
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:
         if self.decisions is not None and self.step < self.fit_steps:
             return self.decisions.sample(data, rngs)
-        size = self.config.batch_size
-        return data.windows(rngs, size, self.window, agents=self.agents)
+        return data.windows(rngs, self.populations, self.window, agents=self.agents)
 
     # --------------------------------------------------------------------------------- the updates
     def update(self, batch: Batch) -> dict[str, Tensor]:
