@@ -1,9 +1,12 @@
-"""Figures of finite mean-field games: exploitability over training, and flows of populations."""
+"""Figures of mean-field games: exploitability over training, flows of populations, and what plans
+of many agents take.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +17,7 @@ from leaderboard.plots import CYCLE, DASHES, FLOOR_DASHES, MARKERS, figure
 from leaderboard.rows import Row
 
 GREY = "#666666"
+LEAST = 1e-2  # seconds or megabytes that a logarithm can show
 COLUMN = "exploitability"  # of a curve
 
 
@@ -77,3 +81,32 @@ def flows(title: str, named: Mapping[str, Array], path: Path) -> None:
             ax.yaxis.get_major_locator().set_params(integer=True)
         axes[0].set_ylabel(f"observation, {plain(title)}", fontsize=9)
         axes[-1].figure.colorbar(image, ax=axes[-1], label="share of agents")
+
+
+def plans(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """What a plan of N agents takes: seconds and megabytes, a line a denoiser, both axes by powers.
+
+    rows: name -> {"cells": {N: {"outcome", "seconds", "mb"}}}, as tests/perf/bench_plans.py
+    records them; where a line ends before the others, the cell after it says why.
+    """
+    with figure(path, (9.0, 3.2), [1], columns=2) as axes:
+        for ax, (what, head) in zip(
+            axes, (("seconds", "processor seconds"), ("mb", "MB above the start")), strict=True
+        ):
+            for index, (name, row) in enumerate(rows.items()):
+                done = [(int(n), x) for n, x in row["cells"].items() if x["outcome"] == "ok"]
+                line, mark = DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)]
+                sizes, values = [n for n, _ in done], [max(x[what], LEAST) for _, x in done]
+                style = {"color": CYCLE[index % len(CYCLE)], "linestyle": line, "marker": mark}
+                ax.plot(sizes, values, label=plain(name), **style)
+                ended = next((x for x in row["cells"].values() if x["outcome"] != "ok"), None)
+                if ended:
+                    said = {"xytext": (6, 0), "textcoords": "offset points", "fontsize": 8}
+                    ax.annotate(ended["outcome"], (sizes[-1], values[-1]), va="center", **said)
+            ax.set(xscale="log", yscale="log", xlabel="agents", ylabel=head)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(
+                    lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"
+                )
+            ax.grid(alpha=0.3)
+        axes[0].legend(frameon=False, fontsize=8)

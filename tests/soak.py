@@ -13,7 +13,8 @@ first third of their lives to the last, their open files not at all, and tempora
 stay below 10 MB and are gone at a sweep's end. The first finding ends it with an error: a record is
 of a soak that found nothing.
 
-`--record` writes leaderboard/perf/soak.json: counts, and the machine.
+`--record` adds it to leaderboard/perf/soak.json: counts, and the machine. Another `--seed` kills at
+other moments.
 """
 
 from __future__ import annotations
@@ -385,7 +386,8 @@ def main() -> None:
     }
     print(json.dumps(found, indent=1))
     if options.record:
-        files.write_json(RECORD, found)
+        before = json.loads(RECORD.read_text())["soaks"] if RECORD.exists() else []
+        files.write_json(RECORD, {"soaks": [*before, found]})
         print(f"wrote {RECORD}")
 
 

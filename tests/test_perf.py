@@ -20,7 +20,7 @@ from benchmark import registry
 from benchmark.algorithm import build_group
 from benchmark.checks.fixtures import TEAM, toy_dataset
 from benchmark.cli.options import Train
-from benchmark.cli.readme import performance
+from benchmark.cli.readme_perf import goals as told
 from benchmark.cli.train import plan
 from datasets.recipe import Plan, recipes
 from tests.perf import __main__ as perf
@@ -105,10 +105,10 @@ def test_the_readme_says_once_why_goals_are_missed() -> None:
     rows += [Row("c", ">=", 3.0, 4.0, why="y"), Row("d", ">=", 3.0, 2.0)]
     machine = {"processor": "p", "cores": 2, "load_1_5_15_min": [0.0]}
     goals = [dataclasses.asdict(row) | {"met": row.met} for row in rows]
-    text = performance({"machine": machine, "goals": goals})
+    text = told({"machine": machine, "goals": goals})
     assert text.endswith("Why they are missed:\n\n- *a*, *b*: x")
     goals = [row | {"why": ""} for row in goals]
-    assert "missed:" not in performance({"machine": machine, "goals": goals})
+    assert "missed:" not in told({"machine": machine, "goals": goals})
 
 
 def test_variants_take_turns_after_their_warm_up() -> None:

@@ -70,6 +70,17 @@ def profiles(path: Path) -> None:
 
 
 FLOWS = {"equilibrium": np.eye(3)[[0, 1, 2]], "uniform play (floor)": np.full((3, 3), 1 / 3)}
+PLANS = {
+    "full attention": {
+        "cells": {
+            "100": {"outcome": "ok", "seconds": 0.1, "mb": 3.0},
+            "1000": {"outcome": "out of memory (8 GB)"},
+        }
+    },
+    "sums": {
+        "cells": {str(n): {"outcome": "ok", "seconds": n / 1e4, "mb": 0.0} for n in (100, 1000)}
+    },
+}
 DRAWN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "profiles": (profiles, ("omar", "a_$x_{1}$", "bc (floor)", "dataset mean (floor)",
                             "random (floor)")),
@@ -87,6 +98,8 @@ DRAWN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
                        ("tmfpg", "bc (floor)", "random (floor)", "0 = equilibrium")),
     "flow": (lambda path: plots_games.flows("toy", FLOWS, path),
              ("equilibrium", "uniform play (floor)", "distance 1.33")),
+    "plans": (lambda path: plots_games.plans(PLANS, path),
+              ("full attention", "sums", "processor seconds", "out of memory (8 GB)")),
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import checkpoint
+from benchmark.cli import readme_perf
 from tests.conftest import ROOT, bench
 
 
@@ -42,12 +43,34 @@ def test_the_readmes_python_runs(data_root: Path, tmp_path: Path, monkeypatch) -
 
 
 def test_the_performance_section_says_what_was_met_and_what_was_missed() -> None:
-    from benchmark.cli.readme import performance
-
     row = {"name": "a: b", "sense": ">=", "goal": 2.0, "unit": "x", "floor": None, "note": ""}
     machine = {"processor": "P", "cores": 2, "load_1_5_15_min": [0.5, 0.5, 0.5]}
-    goals = [row | {"measured": 3.0, "met": True}, row | {"measured": None, "met": False}]
-    text = performance({"machine": machine, "goals": goals})
+    found = [row | {"measured": 3.0, "met": True}, row | {"measured": None, "met": False}]
+    text = readme_perf.goals({"machine": machine, "goals": found})
     assert "met 1 of 2 goals in one thread on P" in text
     assert "| a: b | ≥ 2 x | 3 x |  | met |" in text
     assert "| a: b | ≥ 2 x |  |  | missed |" in text
+
+
+def test_a_plan_that_ended_early_says_why_in_its_cell() -> None:
+    cells = {
+        "1000": {"outcome": "ok", "seconds": 1.2345, "mb": 10.0},
+        "10000": {"outcome": "out of memory (8 GB)"},
+    }
+    rows = {"full": {"cells": cells, "slopes": {"seconds": 1.0, "mb": None}}}
+    text = readme_perf.plans({"rows": rows})
+    assert "| seconds, MB | 1,000 | 10,000 |" in text
+    assert "| full | 1.23, 10 | out of memory (8 GB) | 1.00,  |" in text
+
+
+def test_soaks_are_told_in_their_counts() -> None:
+    one = {
+        "settings": {"minutes": 30, "sweep": 60},
+        "sweeps": {"kills": 210, "sweeps_with_equal_boards": 7},
+        "trainings": {"kills": 90, "runs_with_equal_bits": 31},
+        "mutants": {"records": {"mutants": 12_000}, "process": {}},
+    }
+    text = readme_perf.soak({"soaks": [one, one]})
+    for said in ("60 minutes", "60 jobs 420 times", "all 14 sweeps", "180 times", "all 62, of"):
+        assert said in text
+    assert "24,000 of records, none" in text

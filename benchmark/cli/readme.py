@@ -7,12 +7,13 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmark import files, registry
 from benchmark.cli import ROOT, board, claims
+from benchmark.cli import readme_perf as speed
 from benchmark.errors import UserError
 from benchmark.protocol import PROTOCOLS
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from leaderboard.rows import Row
 
 README = ROOT / "README.md"
-PERF = ROOT / "leaderboard" / "perf" / "perf.json"
-HIERARCHY = ROOT / "leaderboard" / "perf" / "hierarchy.json"
+PERF = ROOT / "leaderboard" / "perf"
 FIGURES = ROOT / "leaderboard" / "figures"
 TIERS = ("random", "medium-replay", "medium", "expert")
 PAPERS = "mpe-omar/spread"  # the program behind the published tables
@@ -59,7 +59,7 @@ def spoken(records: list[Record], row: str) -> str:
 
 def faster(agents: int) -> tuple[str, str]:
     """How many times faster coarse-to-fine generation is, and milliseconds of the flat one."""
-    rows = json.loads(HIERARCHY.read_text())["rows"]
+    rows = json.loads((PERF / "hierarchy.json").read_text())["rows"]
     own = {row["sampler"]: row for row in rows if row["n"] == agents}
     return f"{own['late']['faster']:.1f}", f"{own['off']['ms']:.0f}"
 
@@ -167,39 +167,6 @@ def beside_papers(records: list[Record]) -> str:
     return "\n".join([*lines, "", f"Comparable: {', '.join(sorted(flags))}."])
 
 
-def performance(found: dict[str, Any]) -> str:
-    """The goals of `make perf` and what was measured, from its record."""
-    machine, goals = found["machine"], found["goals"]
-    met = sum(row["met"] for row in goals)
-    load = machine["load_1_5_15_min"][0]
-
-    def cell(value: float | None, unit: str) -> str:
-        return "" if value is None else f"{value:.3g} {unit}".strip()
-
-    lines = [
-        f"`make perf` met {met} of {len(goals)} goals in one thread on {machine['processor']}",
-        f"({machine['cores']} cores, load {load:.1f} at the start). A ratio is to a plain"
-        " counterpart that takes turns with",
-        "ours in one process; the floor is its value if ours took no longer than its matrix"
-        " products, or its copies of memory.",
-        "",
-        "| ours: compared with | goal | measured | floor | |",
-        "|:---|---:|---:|---:|:---|",
-    ]
-    for row in goals:
-        sense = {">=": "≥", "<=": "≤"}[row["sense"]]
-        goal = f"{sense} {row['goal']:g} {row['unit']}".strip()
-        values = [cell(row[name], row["unit"]) for name in ("measured", "floor")]
-        word = "met" if row["met"] else "missed"
-        lines.append(f"| {row['name']} | {goal} | {' | '.join(values)} | {word} |")
-    reasons: dict[str, list[str]] = {}  # rows often miss for one reason
-    for row in goals:
-        if row.get("why") and not row["met"]:
-            reasons.setdefault(row["why"], []).append(row["name"])
-    said = [f"- *{'*, *'.join(names)}*: {why}" for why, names in reasons.items()]
-    return "\n".join([*lines, *(["", "Why they are missed:", "", *said] if said else [])])
-
-
 def algorithm_table() -> str:
     """What every algorithm is, from its own file: the first sentence, the paper, the rows."""
     import inspect
@@ -252,7 +219,7 @@ def _place(rows: list[Row]) -> tuple[bool, int, float]:
 
 def run(options: Readme) -> int:
     """Write the README, or with --check compare it."""
-    from leaderboard import claims_table, plots
+    from leaderboard import claims_table, plots, plots_games
     from leaderboard.table import render
 
     committed = board.committed()
@@ -263,6 +230,7 @@ def run(options: Readme) -> int:
     shown = [item for item in shown if item.seed in PROTOCOLS["quick"].seeds()]
     found = claims.findings(board.rows_of(committed))
     page = claims_table.render(found, "markdown")
+    measured = {path.stem: json.loads(path.read_text()) for path in PERF.glob("*.json")}
     blocks = {
         "bench": render(board.rows_of(shown), "markdown").strip(),
         "effects": effects(records),
@@ -273,7 +241,9 @@ def run(options: Readme) -> int:
         "published": beside_papers(everything),
         "claims": claims_table.short(found),
         "algorithms": algorithm_table(),
-        "perf": performance(json.loads(PERF.read_text())),
+        "perf": speed.goals(measured["perf"]),
+        "plans": speed.plans(measured["plans"]),
+        "soak": speed.soak(measured["soak"]),
     }
     text = README.read_text()
     for name, block in blocks.items():
@@ -291,5 +261,6 @@ def run(options: Readme) -> int:
     files.write_text(README, text)
     files.write_text(claims.PAGE, page)
     plots.comparison(board.rows_of(shown), FIGURES / f"{BENCH.replace('/', '--')}.svg")
+    plots_games.plans(measured["plans"]["rows"], FIGURES / "plans.svg")
     print(f"wrote {README}, {claims.PAGE} and {FIGURES}")
     return 0

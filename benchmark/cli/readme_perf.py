@@ -1,0 +1,83 @@
+"""The README's section on speed and reliability, from the records of leaderboard/perf."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+
+def goals(found: dict[str, Any]) -> str:
+    """The goals of `make perf` and what was measured, from its record."""
+    machine, rows = found["machine"], found["goals"]
+    met = sum(row["met"] for row in rows)
+    load = machine["load_1_5_15_min"][0]
+
+    def cell(value: float | None, unit: str) -> str:
+        return "" if value is None else f"{value:.3g} {unit}".strip()
+
+    lines = [
+        f"`make perf` met {met} of {len(rows)} goals in one thread on {machine['processor']}",
+        f"({machine['cores']} cores, load {load:.1f} at the start). A ratio is to a plain"
+        " counterpart that takes turns with",
+        "ours in one process; the floor is its value if ours took no longer than its matrix"
+        " products, or its copies of memory.",
+        "",
+        "| ours: compared with | goal | measured | floor | |",
+        "|:---|---:|---:|---:|:---|",
+    ]
+    for row in rows:
+        sense = {">=": "≥", "<=": "≤"}[row["sense"]]
+        goal = f"{sense} {row['goal']:g} {row['unit']}".strip()
+        values = [cell(row[name], row["unit"]) for name in ("measured", "floor")]
+        word = "met" if row["met"] else "missed"
+        lines.append(f"| {row['name']} | {goal} | {' | '.join(values)} | {word} |")
+    reasons: dict[str, list[str]] = {}  # rows often miss for one reason
+    for row in rows:
+        if row.get("why") and not row["met"]:
+            reasons.setdefault(row["why"], []).append(row["name"])
+    said = [f"- *{'*, *'.join(names)}*: {why}" for why, names in reasons.items()]
+    return "\n".join([*lines, *(["", "Why they are missed:", "", *said] if said else [])])
+
+
+def plans(found: dict[str, Any]) -> str:
+    """What a plan of N agents takes, a row a denoiser, with the slopes of the logarithms."""
+    rows = found["rows"]
+    sizes = list(next(iter(rows.values()))["cells"])
+    heads = [f"{int(n):,}" for n in sizes]
+    lines = [
+        f"| seconds, MB | {' | '.join(heads)} | slopes from 1,000 on |",
+        "|:---|" + "---:|" * (len(sizes) + 1),
+    ]
+    for name, row in rows.items():
+        cells = [
+            f"{one['seconds']:.3g}, {one['mb']:.3g}" if one["outcome"] == "ok" else one["outcome"]
+            for one in (row["cells"][n] for n in sizes)
+        ]
+        slopes = ["" if x is None else f"{x:.2f}" for x in row["slopes"].values()]
+        lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(slopes)} |")
+    return "\n".join(lines)
+
+
+def soak(found: dict[str, Any]) -> str:
+    """What the soaks did; of one that found something there is no record."""
+    soaks = found["soaks"]
+
+    def total(part: str, count: str) -> int:
+        return sum(one[part].get(count, 0) for one in soaks)
+
+    minutes = sum(one["settings"]["minutes"] for one in soaks)
+    mutants: Counter[str] = Counter()
+    for one in soaks:
+        mutants.update({k: x["mutants"] for k, x in one["mutants"].items() if k != "process"})
+    kinds = [
+        f"{count:,} of {' '.join(reversed(name.split('_')))}" for name, count in mutants.items()
+    ]
+    return (
+        f"In {minutes:g} minutes `make soak` killed sweeps of {soaks[0]['settings']['sweep']} jobs"
+        f" {total('sweeps', 'kills')} times: no record was lost, doubled or changed, and the boards"
+        f" of all {total('sweeps', 'sweeps_with_equal_boards')} sweeps that ended are byte for byte"
+        f" that of an undisturbed one. It killed trainings {total('trainings', 'kills')} times, and"
+        f" all {total('trainings', 'runs_with_equal_bits')}, of every algorithm, ended with the"
+        f" bits of an undisturbed one. Of mutants of files, {', '.join(kinds)}, none ended in"
+        " another error than a sentence, and no dataset or checkpoint loaded as another."
+    )
