@@ -387,7 +387,7 @@ def main() -> None:
     print(json.dumps(found, indent=1))
     if options.record:
         before = json.loads(RECORD.read_text())["soaks"] if RECORD.exists() else []
-        files.write_json(RECORD, {"soaks": [*before, found]})
+        files.write_json(RECORD, {"machine": machine, "soaks": [*before, found]})
         print(f"wrote {RECORD}")
 
 
