@@ -60,9 +60,9 @@ numbers could not be read):
    where uniform play has 2.85 and BC about 2.1; weights of returns .80 to .95, none 2.05 to 2.16),
    queue 93.9, 5 seeds, resources 95.2, 3. In the known game it is 94.8, .13 to .17, no better than
    in the learned one. Taken apart on development data (beach bar of 128 agents, the game known,
-   one seed): mirror descent cut at e^3 stands at .015, the plan at .051; with 65,536 generated agents instead
-   of 8,192 at .036, after 8,000 steps instead of 2,000 at .043, and then with 100 steps of DDIM at
-   .031. So it is the plan's, in three parts. On the board's data the target is .006: .02 of total
+   one seed): mirror descent cut at e^3 stands at .015, the plan at .051; with 65,536 generated agents
+   instead of 8,192 at .036, after 8,000 steps instead of 2,000 at .043, and then with 100 steps of
+   DDIM at .031. So it is the plan's, in three parts. On the board's data the target is .006: .02 of total
    variation on average, along the target's flow, is worth .18 there.
  - The field of E4 does not pay at equal budgets (leaderboard/studies/interaction.json): squeeze
    97.5 with it and 99.1 without, and without value weights 22.9 and 22.1; beach bar 89.9 and 97.1.
