@@ -73,7 +73,7 @@ numbers could not be read):
    follow even that: 77 to 141 on the board's medium data of 256 (scores of 22 to 57, BC 26). The
    rate of .3 alone leaves 36 in the known game, .1 leaves 1.3 (leaderboard/tuning/README.md).
  - Battles, 3 seeds, medium data: it is below cloning. A skirmish of 64 a side 22.7, BC 30.5, the
-   data 41.4; magent2's of 6 a side 24.8, BC 88.5, the data 47.3. Returns say next to nothing of the
+   data 41.4; magent2's of 6 a side 24.7, BC 88.5, the data 47.3. Returns say next to nothing of the
    margin (correlation .10), so that weights by them hurt: 16 with and 28 without, BC 37 (32 a side,
    one seed, 10 episodes). It is imitation that falls short: in magent2's battle a plan gives the
    data's action .43 of its probability, cloning .67 (checkpoints, 1,940 logged states). That is not
