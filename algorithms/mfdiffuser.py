@@ -56,9 +56,9 @@ numbers could not be read):
    on 400 populations. With 40,000 decisions whatever N, that is 400, 40, 10 and 4 populations, it
    is 90.9, 94.1, 87.7 and 66.9: populations are what offline data can be short of
    (leaderboard/studies/offline_shift.json).
- - An approximate equilibrium, from medium data: beach bar 97.3, 5 seeds (exploitability .05 to
+ - An approximate equilibrium, from medium data: beach bar 97.7, 5 seeds (exploitability .05 to
    .14 where uniform play has 2.85 and BC about 2.1; weights of returns .80 to .95, none 2.05 to
-   2.16), queue 93.9, 5 seeds, resources 95.2, 3. In the known game it is 94.8, .13 to .17, no
+   2.16), queue 94.4, 5 seeds, resources 95.2, 3. In the known game it is 95.0, .06 to .17, no
    better than in the learned one. Taken apart on development data (beach bar of 128 agents, the
    game known, one seed): mirror descent cut at e^3 stands at .015, the plan at .051; with 65,536
    generated agents instead of 8,192 at .036, after 8,000 steps instead of 2,000 at .043, and then

@@ -192,14 +192,11 @@ def _quietly(parser: Any, arguments: list[str], prefix: str = "--") -> Any:
     except SystemExit as exit_:
         if not caught.getvalue():
             raise
-        message, hint = condense(caught.getvalue())
-        sentence = f"{message}; {hint}" if hint else message
-        text = sentence if sentence.endswith("?") else sentence + "."
-        raise UserError(text.replace("--", prefix)) from exit_
+        raise UserError(f"{condense(caught.getvalue())}.".replace("--", prefix)) from exit_
 
 
-def condense(box: str) -> tuple[str, str]:
-    """The parser's box as its message and, where it has one, its suggestion."""
+def condense(box: str) -> str:
+    """The parser's box as its message."""
     lines = [line.strip("│╭╰╮╯ ") for line in box.splitlines()]
     sections: list[list[str]] = [[]]
     for line in lines:
@@ -210,8 +207,4 @@ def condense(box: str) -> tuple[str, str]:
     sections = [section for section in sections if section]
     # Drawn round, the title stands in the frame; in ASCII it is a section of its own.
     body = sections[0] if "╭" in box or len(sections) == 1 else sections[1]
-    message = " ".join(body).rstrip(".")
-    for section in sections:
-        if section[0].startswith("Perhaps you") and len(section) > 1:
-            return message, f"did you mean {section[1].split()[0]}?".rstrip("?") + "?"
-    return message, ""
+    return " ".join(body).rstrip(".")
