@@ -85,6 +85,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -120,6 +121,7 @@ ROWS: dict[str, dict[str, Any]] = {  # they differ from the default in what thei
     "independent": {"field": "none", "weighting": "none"},
     "attention": {"field": "attention"},
     "hierarchical": {"hierarchy": "late"},
+    "cold": {"policy": "plan", "temperature": 0.0, "field": "none"},
     "plan": {"policy": "plan"},
     "inv_dyn": {"policy": "inv_dyn"},
     "distil": {"policy": "distil"},
@@ -137,17 +139,21 @@ SEQUENTIAL: dict[str, Any] = {  # the search of leaderboard/tuning/mfdiffuser.js
 }
 SEQUENTIAL_STEPS = {"smoke": 50, "quick": 2_000, "full": 20_000}  # the game's fit comes on top
 FIT_STEPS = {"smoke": 50, "quick": 3_000, "full": 20_000}
-BATTLE: dict[str, Any] = {  # a few looks at 32 a side: returns hardly speak for the margin
-    "weighting": "none",
+ROOMS: dict[str, Any] = {"rate": 0.1, "omega": "flat", "state_share": 0.05}
+ROOMS_STEPS = {"smoke": 50, "quick": 10_000, "full": 40_000}  # 104 states of 40 steps each
+BATTLE: dict[str, Any] = {  # the looks of leaderboard/tuning/README.md
+    "weighting": "none",  # returns hardly speak for the margin
     "policy": "plan",
     "window": 2,
     "width": 64,
-    "omega": "bell",
+    "omega": "flat",
+    "state_share": 0.05,
     "lr": 2e-3,
     "steps": {"smoke": 50, "quick": 3_000, "full": 20_000},
 }
 BOUNDS = {
     **dict.fromkeys(("beta_pop", "beta_ind", "rank_c", "rate", "alpha", "scale"), (0.0, 1e4)),
+    **dict.fromkeys(("state_share", "temperature"), (0.0, 1e4)),
     **dict.fromkeys(("iterations", "window", "execute", "blocks", "sampler_steps"), (1.0, 1e6)),
     **dict.fromkeys(("first_level", "context", "table_agents", "distil_batch"), (1.0, 1e8)),
     **dict.fromkeys(("distil_steps", "distil_width", "members", "w_max", "budget"), (1.0, 1e6)),
@@ -155,9 +161,14 @@ BOUNDS = {
     "branch": (2.0, 1e4),
     "fit_share": (0.0, 0.99),
 }
+OMEGAS: dict[str, Callable[[Tensor], Tensor]] = {
+    "snr": snr_weight,
+    "bell": bell_weight,
+    "flat": torch.ones_like,
+}
 CHOICES = {
     "weighting": ("none", "return", "rank", "advantage", "mirror"),
-    "omega": ("snr", "bell"),
+    "omega": tuple(OMEGAS),
     "field": FIELDS,
     "hierarchy": ("off", "late", "early"),
     "policy": ("table", "plan", "inv_dyn", "distil"),
@@ -169,11 +180,18 @@ DROPOUT = 0.25  # share of the batches that are not told what is asked for, E9
 
 def families(row: str) -> dict[str, dict[str, Any]]:
     """A row's settings by task family; squeezes have the defaults."""
-    sequential, steps = SEQUENTIAL | ROWS[row], SEQUENTIAL_STEPS
-    if sequential["weighting"] in DECISIONS and row != "mirror_known":
-        steps = {name: n + FIT_STEPS[name] for name, n in steps.items()}
+
+    def sequential(steps: dict[str, int], **more: Any) -> dict[str, Any]:
+        settings = SEQUENTIAL | more | ROWS[row]
+        if settings["weighting"] in DECISIONS and row != "mirror_known":
+            share = FIT_STEPS["quick"] / (FIT_STEPS["quick"] + steps["quick"])
+            settings["fit_share"] = share
+            steps = {name: n + FIT_STEPS[name] for name, n in steps.items()}
+        return settings | {"steps": steps}
+
     return {
-        "meanfield/": sequential | {"steps": steps},
+        "meanfield/": sequential(SEQUENTIAL_STEPS),
+        "meanfield/four-rooms": sequential(ROOMS_STEPS, **ROOMS),
         "meanfield/squeeze": {},
         "battle/": BATTLE | {"field": "mean" if row in MEAN_FIELD else "none"} | ROWS[row],
     }
@@ -191,7 +209,8 @@ class MFDiffuserConfig:
     iterations: int = 400  # of mirror descent
     budget: float = 2.0  # of the learned game's doubt, in units of the behaviour's
     fit_share: float = 0.6  # of the steps that fit the game, advantage and mirror only
-    omega: Literal["snr", "bell"] = "snr"  # weight of a noise level in the loss
+    omega: Literal["snr", "bell", "flat"] = "snr"  # weight of a noise level in the loss
+    state_share: float = 1.0  # weight of a state's number in the loss, an action's has 1
     w_max: float = 20.0  # largest weight of a return, in units of the mean weight
     window: int = 4  # steps of a particle, the horizon at most
     execute: int = 1  # steps of a plan that are executed
@@ -204,6 +223,7 @@ class MFDiffuserConfig:
     lr: float = 1e-3  # Adam
     ema: float = 0.995  # Diffuser
     sampler_steps: int = 20  # DDIM
+    temperature: float = 1.0  # spread of the noise that plans in play start from, E6
     hierarchy: Literal["off", "late", "early"] = "off"  # when populations grow, E5
     first_level: int = 256  # particles before the first branching
     branch: int = 4  # growth per level
@@ -241,7 +261,12 @@ class MFDiffuser(Algorithm):
             execution="mean-field" if name in MEAN_FIELD else "local",
             track="model" if name == "mirror_known" else "offline",
             families=families(name),
-            tuning={"meanfield/": Tuning(configs_tried=6), "meanfield/squeeze": Tuning()},
+            tuning={
+                "meanfield/": Tuning(configs_tried=6),
+                "meanfield/four-rooms": Tuning(configs_tried=14),
+                "meanfield/squeeze": Tuning(),
+                "battle/": Tuning(configs_tried=10, online_episodes=1_000),
+            },
         )
         for name, config in ROWS.items()
     }
@@ -413,9 +438,10 @@ class MFDiffuser(Algorithm):
         predicted = self.net(x, k, **told)
         counts = there.expand_as(x0).clone()
         counts[:, :, 0, :given] = 0
+        counts[..., :given] *= config.state_share
         if batch.active is not None:  # what a passive agent chose has no meaning
             counts[..., given:] *= batch.active.transpose(1, 2).unsqueeze(-1)
-        omega = snr_weight(k) if config.omega == "snr" else bell_weight(k)  # [B]
+        omega = OMEGAS[config.omega](k)  # [B]
         flat = [value.flatten(2) for value in (predicted, x0, counts)]
         used = slice(given, None)
         loss = denoising_loss(
@@ -491,9 +517,11 @@ class MFDiffuser(Algorithm):
             if i == 0 or self.current is None:
                 there = None if alive is None else torch.as_tensor(alive, device=self.device)
                 now = torch.as_tensor(obs.copy()).to(self.device)
-                self.current = self.planner.plan(now, t, self.dice, there)
+                spread = 0.0 if deterministic else self.config.temperature
+                self.current = self.planner.plan(now, t, self.dice, there, temperature=spread)
             allowed = None if mask is None else torch.as_tensor(mask, device=self.device)
-            return self.planner.action(self.current, i, t, self.dice, allowed).cpu().numpy()
+            how = (self.current, i, t, self.dice, allowed, deterministic)
+            return self.planner.action(*how).cpu().numpy()
         if self.config.policy == "table":
             law = self.table[t].cpu().numpy()[obs[..., 0]]  # [E, N, A]
         else:

@@ -395,6 +395,42 @@ def test_a_population_of_fighters_plans_with_its_dead() -> None:
         assert np.array_equal(algorithm.act(moved, alive, None, 7, True)[alive], act[alive])
 
 
+@pytest.mark.parametrize("policy", ["plan", "inv_dyn"])
+def test_a_plan_without_noise_is_a_function_of_the_state(policy: str) -> None:
+    """So it is where the protocol asks for deterministic actions, and at temperature 0."""
+    spec = registry.task("battle/skirmish-n8-rush-v1").spec
+    obs = np.random.default_rng(0).uniform(-1, 1, (30, 8, spec.obs_dim)).astype(np.float32)
+
+    def differ(temperature: float, deterministic: bool) -> bool:
+        options: dict[str, Any] = {"policy": policy, "temperature": temperature}
+        algorithm = MFDiffuser(dataclasses.replace(TINY, **options), spec, (0,))
+        acts = []
+        for seed in range(2):
+            algorithm.begin(30, seed)
+            acts.append(algorithm.act(obs, None, None, 0, deterministic))
+        return not np.array_equal(*acts)
+
+    assert differ(1.0, False)
+    assert not differ(1.0, True)
+    assert differ(0.0, False) == (policy == "inv_dyn")  # it draws its actions, then
+
+
+def test_state_share_weighs_states_against_actions() -> None:
+    """At 0 the loss is that of the actions alone, whatever is planned of the states."""
+    data, slopes = beach(), []
+    for share in (0.0, 0.5, 1.0):
+        config = dataclasses.replace(TINY, weighting="none", state_share=share)
+        algorithm, rngs = MFDiffuser(config, data.spec, (0,)), [np.random.default_rng(0)]
+        algorithm.prepare(data, 1, rngs)  # type: ignore[arg-type]
+        algorithm.update(algorithm.sample(data, rngs).seed(0))  # type: ignore[arg-type]
+        slopes.append(algorithm.net.head[-1].weight.grad)  # type: ignore[union-attr]
+    states = algorithm.code.states
+    none, half, whole = (slope[:states] for slope in slopes)
+    assert not none.any()
+    torch.testing.assert_close(2 * half, whole)
+    assert torch.equal(slopes[0][states:], slopes[2][states:])
+
+
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [

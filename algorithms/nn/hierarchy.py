@@ -96,17 +96,19 @@ def sample(
     shape: tuple[int, ...],
     levels: tuple[Level, ...],
     generator: torch.Generator,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Clean particles [P, N, *shape] from noise, by DDIM through the levels.
 
     denoise: (x [P, n, *shape], k []) -> x0 of that shape. clamp: writes what is given of the first
-    n particles into x, in place. state: [P, N] or [P, N, D] initial states.
+    n particles into x, in place. state: [P, N] or [P, N, D] initial states. temperature: spread of
+    the noise; at 0 a particle is a function of what is given of it.
     """
     device, populations = state.device, len(state)
     times = time_grid(sum(level.steps for level in levels), device)
 
     def noise(n: int) -> Tensor:
-        return torch.randn(populations, n, *shape, generator=generator, device=device)
+        return temperature * torch.randn(populations, n, *shape, generator=generator, device=device)
 
     x = clamp(noise(levels[0].particles))  # [P, n, *shape]
     x0, i = x, 0

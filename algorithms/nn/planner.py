@@ -79,16 +79,18 @@ class Planner:
         generator: torch.Generator,
         alive: Tensor | None = None,
         hierarchy: str | None = None,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Particles [P, N, H, D] from states [P, N, D_obs] at a step on.
 
         alive [P, N] bool: the dead are planned as nothing. hierarchy: "off", "late", "early" or
-        None, as configured.
+        None, as configured. temperature: spread of the noise that a plan starts from.
         """
         several, found = max(1, TOGETHER // obs.shape[1]), []  # populations at once
         for i in range(0, len(obs), several):
             living = None if alive is None else alive[i : i + several]
-            found.append(self._plan(obs[i : i + several], step, generator, living, hierarchy))
+            part = (obs[i : i + several], step, generator, living, hierarchy, temperature)
+            found.append(self._plan(*part))
         return torch.cat(found) if len(found) > 1 else found[0]
 
     @torch.no_grad()
@@ -99,6 +101,7 @@ class Planner:
         generator: torch.Generator,
         alive: Tensor | None,
         hierarchy: str | None,
+        temperature: float,
     ) -> Tensor:
         config, code, (populations, agents) = self.config, self.code, obs.shape[:2]
         kind = hierarchy or config.hierarchy
@@ -126,7 +129,7 @@ class Planner:
             return torch.cat(parts, 1)
 
         near = obs[..., 0] if code.finite else state
-        return sample(denoise, clamp, near, code.shape, levels, generator)
+        return sample(denoise, clamp, near, code.shape, levels, generator, temperature)
 
     def _guided(self, x: Tensor, k: Tensor, context: Tensor | None, told: dict[str, Any]) -> Tensor:
         """Clean particles, as the configured guidance wants them, (1) and (2)."""
@@ -169,10 +172,16 @@ class Planner:
 
     @torch.no_grad()
     def action(
-        self, x: Tensor, i: int, step: int, generator: torch.Generator, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        i: int,
+        step: int,
+        generator: torch.Generator,
+        mask: Tensor | None = None,
+        greedy: bool = False,
     ) -> Tensor:
         """Actions [P, N] of step i of particles [P, N, H, D], the episode's step `step`; mask
-        [P, N, A]: the allowed ones. From states alone, by the inverse model.
+        [P, N, A]: the allowed ones. From states alone, by the inverse model: drawn, or its best.
         """
         code = self.code
         if self.inverse is None:
@@ -181,7 +190,10 @@ class Planner:
         after = x[:, :, min(i + 1, self.window - 1)]  # nothing follows the last step
         at = torch.full((len(x),), step, device=x.device)
         logits = self.inverse(code.state(x[:, :, i]), code.state(after), at)
-        law = (logits if mask is None else logits.masked_fill(~mask, -1e9)).softmax(-1)
+        logits = logits if mask is None else logits.masked_fill(~mask, -1e9)
+        if greedy:
+            return logits.argmax(-1)
+        law = logits.softmax(-1)
         return law.flatten(0, 1).multinomial(1, generator=generator).view(law.shape[:2])
 
 
