@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,14 @@ class Run:
         return self.folder / f"{self.row}-{self.key[:12]}"
 
 
+def settled(run: Run) -> Run:
+    """The run with its data on its device, if it takes steps and they can stand there."""
+    data: Any = run.data
+    if run.device == "cpu" or not run.steps or not hasattr(data, "to"):
+        return run
+    return replace(run, data=data.to(run.device))
+
+
 @dataclass
 class Progress:
     """What a caller may show while a run goes on."""
@@ -96,6 +104,7 @@ class Trainer:
     def __init__(
         self, run: Run, sinks: Sequence[Sink], checkpoint_seconds: float, progress: Progress
     ) -> None:
+        run = settled(run)
         self.run, self.progress, self.checkpoint_seconds = run, progress, checkpoint_seconds
         self.tracker = Tracker(run.where, f"{run.row}-{run.key[:8]}", run.seeds, sinks)
         rng.seed_all(int(run.key[:8], 16))
@@ -192,7 +201,7 @@ class Trainer:
             while self.step < run.steps:
                 batch = self._batch()
                 if isinstance(batch, Batch):  # plain members get theirs one by one
-                    batch = batch.to(run.device)
+                    batch = batch.to(run.device)  # of data that do not stand there
                 with blame(run.row, "update"):
                     losses = group.update(batch)
                 self.step += 1
