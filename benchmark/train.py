@@ -64,7 +64,13 @@ class Run:
             "content": self.data.content_sha256 if self.data else "",
             "protocol": [self.protocol.name, PROTOCOL_VERSION, self.protocol.episodes],
             "device": self.device,
+            **self.notes(),
         }
+
+    def notes(self) -> dict[str, str]:
+        """What decides the bits of some runs only, and stands in the notes of their records."""
+        order = getattr(self.data, "backend", "")
+        return {"backend": order} if order == "shuffle" else {}  # others give the same batches
 
     @property
     def source(self) -> str:
