@@ -51,6 +51,7 @@ class Batch:
         return replace(self, **changes)
 
     def to(self, device: str) -> Batch:
+        """The batch on a device; of data that stand there nothing is left to copy."""
         return self if device == "cpu" else self.map(lambda x: x.to(device, non_blocking=True))
 
     def seed(self, k: int) -> Batch:

@@ -16,6 +16,7 @@ from their seeds and logged actions.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from benchmark import checkpoint
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.device import fits, sent
 from benchmark.errors import UserError
 from benchmark.evaluate import check_actions, rollout_group
 from benchmark.protocol import LONG, TUNING_SEEDS
@@ -84,29 +86,40 @@ class Buffer:
     """Transitions of K seeds, each seed's its own; samples as `benchmark.batch.Dataset` does.
 
     With `data`, half of a batch comes from there, and all of it as long as there is nothing else.
+    It stands on the device of its run, if there is room.
     """
 
-    def __init__(self, spec: TaskSpec, seeds: int, capacity: int, data: Dataset | None) -> None:
-        n = spec.n_agents
+    def __init__(
+        self,
+        spec: TaskSpec,
+        seeds: int,
+        capacity: int,
+        data: Dataset | None,
+        device: str = "cpu",
+    ) -> None:
+        n, empty = spec.n_agents, functools.partial(torch.empty, device="meta")
         lead, action = (seeds, capacity), (n,) if spec.discrete else (n, spec.act_dim)
         of_obs = torch.int64 if spec.n_obs is not None else torch.float32
         of_act = torch.int64 if spec.discrete else torch.float32
-        self.spec, self.data, self.capacity = spec, data, capacity
+        self.spec, self.data, self.capacity, self.device = spec, data, capacity, device
         self.added = 0  # steps of each seed so far; step i is in row i modulo the capacity
-        self.arrays = {
-            "obs": torch.empty(*lead, n, spec.obs_dim, dtype=of_obs),
-            "act": torch.empty(*lead, *action, dtype=of_act),
-            "rew": torch.empty(*lead, n),
-            "next_obs": torch.empty(*lead, n, spec.obs_dim, dtype=of_obs),
-            "terminated": torch.empty(lead),
-            "truncated": torch.empty(lead),
-            "step": torch.empty(lead, dtype=torch.int64),
-            "episode": torch.empty(lead, dtype=torch.int64),
+        arrays = {
+            "obs": empty(*lead, n, spec.obs_dim, dtype=of_obs),
+            "act": empty(*lead, *action, dtype=of_act),
+            "rew": empty(*lead, n),
+            "next_obs": empty(*lead, n, spec.obs_dim, dtype=of_obs),
+            "terminated": empty(lead),
+            "truncated": empty(lead),
+            "step": empty(lead, dtype=torch.int64),
+            "episode": empty(lead, dtype=torch.int64),
         }
         if spec.can_die:
-            self.arrays["alive"] = torch.empty(*lead, n, dtype=torch.bool)
+            arrays["alive"] = empty(*lead, n, dtype=torch.bool)
         if spec.exchangeable:  # populations may play in turns
-            self.arrays["active"] = torch.empty(*lead, n, dtype=torch.bool)
+            arrays["active"] = empty(*lead, n, dtype=torch.bool)
+        n_bytes = sum(array.nbytes for array in arrays.values())
+        self.where = device if fits("the buffer of an online run", n_bytes, device) else "cpu"
+        self.arrays = {n: torch.empty_like(x, device=self.where) for n, x in arrays.items()}
 
     @property
     def n_steps(self) -> int:
@@ -142,15 +155,15 @@ class Buffer:
         """Append transitions [K, E, ...] by field; the oldest go where there is no more room."""
         first = self.added
         self.added += rows["rew"].shape[1]
-        place = torch.arange(first, self.added) % self.capacity
+        place = torch.arange(first, self.added, device=self.where) % self.capacity
         for name, array in self.arrays.items():
-            array[:, place] = rows[name].to(array.dtype)
+            array.index_copy_(1, place, sent(rows[name].to(array.dtype), self.where))
 
     def since(self, first: int) -> dict[str, Tensor]:
         """The transitions from step `first` on that are still there, in their order."""
         first = max(first, self.added - self.capacity)
-        place = torch.arange(first, self.added) % self.capacity
-        return {name: array[:, place] for name, array in self.arrays.items()}
+        place = torch.arange(first, self.added, device=self.where) % self.capacity
+        return {name: array.index_select(1, place) for name, array in self.arrays.items()}
 
     def transitions(self, rngs: Rngs, batch_size: int, *, agents: int | None = None) -> Batch:
         if agents is not None:
@@ -160,22 +173,24 @@ class Buffer:
         if not self.added:
             return self.data.transitions(rngs, batch_size)
         old = self.data.transitions(rngs, batch_size - batch_size // 2)
-        return _concatenate(old, self._own(rngs, batch_size // 2))
+        own = self._own(rngs, batch_size // 2)
+        return _concatenate(old.to(self.device), own.to(self.device))
 
     def _own(self, rngs: Rngs, batch_size: int) -> Batch:
         held = min(self.added, self.capacity)
-        drawn = [torch.from_numpy(rng.integers(held, size=batch_size)) for rng in rngs]
+        steps = np.stack([rng.integers(held, size=batch_size) for rng in rngs])
+        drawn = sent(torch.from_numpy(steps), self.where)  # [K, B]
 
         def pick(name: str) -> Tensor:
-            array = self.arrays[name]
-            return torch.stack([array[k].index_select(0, rows) for k, rows in enumerate(drawn)])
+            pairs = zip(self.arrays[name].unbind(), drawn.unbind(), strict=True)
+            return torch.stack([array.index_select(0, rows) for array, rows in pairs])
 
         found = {name: pick(name) for name in self.arrays}  # [K, B, ...]
         lead = found["step"].shape
         at_start = ("step", "episode")  # [K, B] in a batch; the others have the axis T
         found = {n: x if n in at_start else x.unsqueeze(2) for n, x in found.items()}
-        valid = torch.ones(*lead, 1, dtype=torch.bool)
-        return Batch(**found, valid=valid, agent=torch.zeros(lead, dtype=torch.int64))
+        valid = torch.ones(*lead, 1, dtype=torch.bool, device=self.where)
+        return Batch(**found, valid=valid, agent=torch.zeros_like(found["step"]))
 
 
 def _concatenate(a: Batch, b: Batch) -> Batch:
@@ -308,7 +323,8 @@ class OnlineTrainer(Trainer):
         super().__init__(run, *args)
         wanted = self.schedule.due(run.steps) + self.schedule.n_envs  # no more than ever comes
         capacity = min(self.schedule.capacity, wanted)
-        self.buffer = Buffer(run.task.spec, len(run.seeds), capacity, run.data)
+        held = len(run.seeds), capacity, self.run.data, run.device
+        self.buffer = Buffer(run.task.spec, *held)
         self.episodes = Episodes(run.task, run.seeds, self.schedule.n_envs)
         self.uniform = [np.random.default_rng([seed, UNIFORM]) for seed in run.seeds]
         self.files, self.saved = 0, 0  # files of the buffer, and the steps in them

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.algorithm import Algorithm, build_group
 from benchmark.batch import Batch
-from benchmark.train import Run
+from benchmark.train import Run, settled
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 CYCLE = 6  # updates in a turn, so that delayed actors have their share
@@ -96,6 +96,7 @@ def build(run: Run) -> tuple[Algorithm, Callable[[], None], Callable[[], None]]:
     It is prepared for a handful of steps and taken through them: an algorithm of several stages is
     then in its last.
     """
+    run = settled(run)
     assert run.data is not None
     rngs = [np.random.default_rng(seed) for seed in run.seeds]
     group = build_group(run.cls, run.config, run.task.spec, run.seeds, run.device)

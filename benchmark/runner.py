@@ -288,7 +288,7 @@ def _blank(run: Run) -> Record:
         tuning=run.tuning,
         provenance=provenance.collect(THREADS),
         checkpoint_sha256="",
-        notes={},
+        notes=run.notes(),
     )
 
 

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,13 @@ class Run:
             "content": self.data.content_sha256 if self.data else "",
             "protocol": [self.protocol.name, PROTOCOL_VERSION, self.protocol.episodes],
             "device": self.device,
+            **self.notes(),
         }
+
+    def notes(self) -> dict[str, str]:
+        """What decides the bits of some runs only, and stands in the notes of their records."""
+        order = getattr(self.data, "backend", "")
+        return {"backend": order} if order == "shuffle" else {}  # others give the same batches
 
     @property
     def source(self) -> str:
@@ -74,6 +80,14 @@ class Run:
     @property
     def where(self) -> Path:
         return self.folder / f"{self.row}-{self.key[:12]}"
+
+
+def settled(run: Run) -> Run:
+    """The run with its data on its device, if it takes steps and they can stand there."""
+    data: Any = run.data
+    if run.device == "cpu" or not run.steps or not hasattr(data, "to"):
+        return run
+    return replace(run, data=data.to(run.device))
 
 
 @dataclass
@@ -96,6 +110,7 @@ class Trainer:
     def __init__(
         self, run: Run, sinks: Sequence[Sink], checkpoint_seconds: float, progress: Progress
     ) -> None:
+        run = settled(run)
         self.run, self.progress, self.checkpoint_seconds = run, progress, checkpoint_seconds
         self.tracker = Tracker(run.where, f"{run.row}-{run.key[:8]}", run.seeds, sinks)
         rng.seed_all(int(run.key[:8], 16))
@@ -192,7 +207,7 @@ class Trainer:
             while self.step < run.steps:
                 batch = self._batch()
                 if isinstance(batch, Batch):  # plain members get theirs one by one
-                    batch = batch.to(run.device)
+                    batch = batch.to(run.device)  # of data that do not stand there
                 with blame(run.row, "update"):
                     losses = group.update(batch)
                 self.step += 1

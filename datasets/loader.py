@@ -5,10 +5,13 @@ for data larger than memory; both give the same bits for the same generators. "s
 of episodes in random order, for compressed files and slow disks: it goes through the data without
 replacement and keeps its place between calls, so a killed run that is resumed on it starts a new
 epoch.
+
+`Dataset.to` moves a table to the device of a run, where its batches are then gathered.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Mapping
@@ -19,10 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmark import device as devices
 from benchmark.batch import Batch, Rngs
 from benchmark.errors import UserError
 from benchmark.task import Array, TaskSpec
 from datasets.cardfile import agent_returns
+from datasets.resident import Resident, size
 from datasets.samplers import Episodes, Mapped, Sampler, Table, draw
 from datasets.schema import Meta
 
@@ -109,8 +114,28 @@ class Dataset:
         return joined
 
     # ------------------------------------------------------------------------------------ sampling
+    @functools.lru_cache(maxsize=1)  # noqa: B019  a dataset lives as long as its process
+    def to(self, device: str) -> Dataset:
+        """The same dataset with its rows on a device, where equal batches are gathered. Itself,
+        with a note, where they are not in memory or have no room there.
+        """
+        if device == "cpu":
+            return self
+        if self.backend != "ram":
+            devices.say_copied(self.id, f"is held as {self.backend} and not as ram", device)
+            return self
+        host = self._on_host()
+        if not devices.fits(self.id, size(host), device):
+            return self
+        moved = copy.copy(self)
+        moved._sampler = Resident(host, device)
+        return moved
+
     @functools.cached_property
-    def _sampler(self) -> Sampler:
+    def _sampler(self) -> Sampler | Resident:
+        return self._on_host()
+
+    def _on_host(self) -> Sampler:
         kind = Table if self.backend == "ram" else Mapped
         rows = kind(self.spec, self.arrays, self.starts)
         mu = self.arrays.get("population/mu")

@@ -8,6 +8,8 @@ they gather:
 `Table`   one float32 table in memory, rows picked by one `index_select`: the fastest
 `Mapped`  the arrays of the file, mapped into memory: any size, no loading, bitwise the same rows
 
+On a GPU a `Table` moves there as a whole, see `datasets.resident`.
+
 Files that are slow to read in random order go through one `Table` of some episodes at a time, see
 `datasets.loader.Shuffled`.
 """
@@ -26,6 +28,7 @@ from benchmark.task import Array, TaskSpec
 from datasets.schema import OPTIONAL
 
 EPISODE, STEP, ROW = 0, 1, 2  # columns of Episodes.steps
+Place = tuple[Tensor, Tensor, Tensor]  # episode, step and first agent of each window, [K, B]
 
 
 class Columns:
@@ -211,15 +214,16 @@ class Sampler:
         at = steps.ravel()
         known = self.index.steps.take(at, axis=0)  # [K * B, 3]
         rows = self.rows.gather(known, 2, None if agent is None else agent.ravel(), m)
-        return self._batch(
+        return assemble(
+            self.spec,
+            self.rows.columns,
             rows,
-            known.reshape(k, b, 3),
-            agent,
             (k, b, 1, m),
+            self._place(known.reshape(k, b, 3), agent),
             ends=self.index.ends.index_select(0, torch.from_numpy(at)),
             valid=torch.ones(k, b, 1, dtype=torch.bool),
             next_obs=self.rows.columns.view(rows, "obs", (k, b, 1, m), skip=1),
-            mu=None if self.mu is None else self.mu[at].reshape(k, b, 1, -1),
+            mu=None if self.mu is None else torch.from_numpy(self.mu[at].reshape(k, b, 1, -1)),
         )
 
     def windows(self, steps: Array, agent: Array | None, m: int, length: int) -> Batch:
@@ -234,56 +238,66 @@ class Sampler:
         mu = None
         if self.mu is not None:
             places = np.minimum(places, self.index.n_steps - 1)
-            mu = (self.mu[places] * inside[..., None]).reshape(k, b, length, -1)
+            mu = torch.from_numpy(self.mu[places] * inside[..., None]).view(k, b, length, -1)
         if not inside.all():
             outside = ~inside
             ends[outside] = 0.0
             rows.numpy()[outside] = 0.0  # just gathered; a masked_fill takes longer
-        return self._batch(
+        return assemble(
+            self.spec,
+            self.rows.columns,
             rows,
-            known.reshape(k, b, 3),
-            agent,
             (k, b, length, m),
+            self._place(known.reshape(k, b, 3), agent),
             ends=torch.from_numpy(ends),
             valid=torch.from_numpy(inside.reshape(k, b, length)),
             next_obs=None,
             mu=mu,
         )
 
-    def _batch(
-        self,
-        rows: Tensor,
-        known: Array,
-        agent: Array | None,
-        shape: tuple[int, ...],
-        *,
-        ends: Tensor,
-        valid: Tensor,
-        next_obs: Tensor | None,
-        mu: Array | None,
-    ) -> Batch:
-        columns = self.rows.columns
-        obs, act = columns.view(rows, "obs", shape), columns.view(rows, "act", shape)
-        if self.spec.n_obs is not None:
-            obs, next_obs = obs.long(), None if next_obs is None else next_obs.long()
+    def _place(self, known: Array, agent: Array | None) -> Place:
         episode = known[..., EPISODE]
-        terminated, truncated = ends.view(*shape[:3], 2).unbind(-1)
-        return Batch(
-            obs=obs,
-            act=act.long() if self.spec.discrete else act,
-            rew=columns.view(rows, "rew", shape),
-            terminated=terminated,
-            truncated=truncated,
-            valid=valid,
-            episode=torch.from_numpy(episode if self.numbers is None else self.numbers[episode]),
-            step=torch.from_numpy(known[..., STEP]),
-            agent=torch.from_numpy(np.zeros(episode.shape, np.int64) if agent is None else agent),
-            next_obs=next_obs,
-            logp=columns.view(rows, "logp", shape) if "logp" in columns.first else None,
-            alive=columns.view(rows, "alive", shape) > 0 if "alive" in columns.first else None,
-            active=columns.view(rows, "active", shape) > 0 if "active" in columns.first else None,
-            mu=None if mu is None else torch.from_numpy(mu),
+        return (
+            torch.from_numpy(episode if self.numbers is None else self.numbers[episode]),
+            torch.from_numpy(known[..., STEP]),
+            torch.from_numpy(np.zeros(episode.shape, np.int64) if agent is None else agent),
         )
+
+
+def assemble(
+    spec: TaskSpec,
+    columns: Columns,
+    rows: Tensor,
+    shape: tuple[int, ...],
+    place: Place,
+    *,
+    ends: Tensor,
+    valid: Tensor,
+    next_obs: Tensor | None,
+    mu: Tensor | None,
+) -> Batch:
+    """A batch of the gathered rows, as views of them."""
+    obs, act = columns.view(rows, "obs", shape), columns.view(rows, "act", shape)
+    if spec.n_obs is not None:
+        obs, next_obs = obs.long(), None if next_obs is None else next_obs.long()
+    episode, step, agent = place
+    terminated, truncated = ends.view(*shape[:3], 2).unbind(-1)
+    return Batch(
+        obs=obs,
+        act=act.long() if spec.discrete else act,
+        rew=columns.view(rows, "rew", shape),
+        terminated=terminated,
+        truncated=truncated,
+        valid=valid,
+        episode=episode,
+        step=step,
+        agent=agent,
+        next_obs=next_obs,
+        logp=columns.view(rows, "logp", shape) if "logp" in columns.first else None,
+        alive=columns.view(rows, "alive", shape) > 0 if "alive" in columns.first else None,
+        active=columns.view(rows, "active", shape) > 0 if "active" in columns.first else None,
+        mu=mu,
+    )
 
 
 def draw(rngs: Rngs, count: int, batch_size: int) -> Array:

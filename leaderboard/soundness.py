@@ -48,7 +48,8 @@ class Suite:
 def identity(item: Record) -> dict[str, Any]:
     """What the key of a record's run is the hash of, see `benchmark.train.Run.identity`."""
     rule = protocol(item.protocol).on(registry.task(item.task).spec)
-    return {
+    order = {"backend": item.notes["backend"]} if "backend" in item.notes else {}
+    return order | {
         "algo": item.algo,
         "code": item.code_sha256,
         "config": item.config,
@@ -108,6 +109,8 @@ def _version(item: Record) -> Iterator[str]:
 def check_data(submission: Submission, item: Record, suite: Suite) -> Iterator[str]:
     """The task is known, and the dataset's content is one that its committed card lists."""
     registry.task(item.task)
+    if (order := item.notes.get("backend", "shuffle")) != "shuffle":
+        yield f"notes.backend is {order!r}, expected shuffle or none: others give equal batches."
     if not item.dataset:
         if item.track != "online":
             yield f"dataset is missing, and the track is {item.track}."

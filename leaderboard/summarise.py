@@ -91,6 +91,7 @@ def _identity(record: Record) -> dict[str, Any]:
         "execution": record.execution,
         "protocol": record.protocol,
         "dataset": record.dataset,
+        "backend": record.notes.get("backend", "memory"),  # in which order the data were read
     }
 
 

@@ -124,6 +124,8 @@ RECORDS: list[tuple[Change, str]] = [
     (put("paper", "arXiv:2305.17330 \u202e"), "not printable ASCII"),
     (put("paper", "x" * 501), "of at most 500 characters"),
     (put("notes", {"m\u0430ine": ""}), "not printable ASCII"),
+    (put("notes", {"backend": "shuffle"}), "of a run with backend None"),
+    (put("notes", {"backend": "ram"}), "notes.backend is 'ram', expected shuffle or none"),
     (put("code_sha256", "abc"), "code_sha256 is 'abc', expected a sha256"),
     (put("code_sha256", H), "of a run with code"),
     (put("config.lr", 0.5), "of a run with config"),

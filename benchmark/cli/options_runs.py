@@ -77,7 +77,7 @@ class Train(Runs, Records, Training):
     checkpoint_seconds: float = 30.0
     """Time between checkpoints."""
     backend: Literal["auto", "ram", "mmap", "shuffle"] = "auto"
-    """How the dataset is held."""
+    """How the dataset is held; shuffle reads it in another order, which makes another run."""
     progress: Literal["bar", "lines", "none"] = "bar"
     """How progress is shown; lines are for a program that reads them."""
 

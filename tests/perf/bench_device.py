@@ -2,10 +2,11 @@
 
     python -m tests.perf.bench_device [--device cuda] [--only bc om2p ...] [--seconds 2] [--record]
 
-Each trains the group of seeds of its quick protocol on a small dataset that stands on this machine.
-`busy` is the share of the time in which the device worked: the kernels' own time on a GPU, the
-process's CPU time on a CPU. `waits` counts the operations of an update for which the host must wait
-until the device has answered; on a GPU there should be none (on a CPU, torch's own checks of
+Each trains the group of seeds of its quick protocol on a small dataset, which stands on the device
+as in a run: its batches are part of what is timed and counted, its rows of the memory. `busy` is
+the share of the time in which the device worked: the kernels' own time on a GPU, the process's CPU
+time on a CPU. `waits` counts the operations of an update for which the host must wait until the
+device has answered, copies included; on a GPU there should be none (on a CPU, torch's own checks of
 look-ups are among them). No GPU was at hand: the same code runs on a CPU, where tests hold it, and
 no record of a GPU is committed.
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import algorithms
@@ -34,6 +36,7 @@ from benchmark.train import Run
 FOLDER = Path(__file__).parents[2] / "leaderboard" / "perf"
 TEAM, CROWD = "mpe/spread/random-v1", "meanfield/squeeze-n100/medium-v1"
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_dim", "_unique2"}
+MOVES = {"_to_copy", "copy_"}  # they wait where they change the device, unless told otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +59,13 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.count += func.overloadpacket.__name__ in WAITS
-        return func(*args, **(kwargs or {}))
+        name, result = func.overloadpacket.__name__, func(*args, **(kwargs or {}))
+        self.count += name in WAITS
+        if name in MOVES:
+            places = {x.device for x in (*args, result) if isinstance(x, Tensor)}
+            told = (kwargs or {}).get("non_blocking") or True in args[2:]
+            self.count += len(places) > 1 and not (told and result.device.type != "cpu")
+        return result
 
 
 def learners() -> dict[str, str]:
@@ -75,7 +83,12 @@ def measure(run: Run, seconds: float) -> Row:
     """Time the updates of a run's first group; UserError where they cannot run on its device."""
     on_gpu = run.device.startswith("cuda")
     try:
-        _, _, cycle = profile.build(run)
+        _, sample, update = profile.build(run)
+
+        def cycle() -> None:
+            sample()
+            update()
+
         with Waits() as waits:
             cycle()
         _settle(on_gpu)
