@@ -1,6 +1,6 @@
 """An endless sweep under kills, trainings under kills, and mutants of every kind of file.
 
-    python -m tests.soak [--minutes 30] [--seed 0] [--record]
+    python -m tests.soak [--minutes 30] [--seed 0] [--parts sweeps trainings] [--record]
 
 Until the time is over, three parts run: sweeps of a small grid of 60 jobs, of which at random
 moments the grid, one of its jobs or all of its processes are killed with SIGKILL, and which must
@@ -14,7 +14,7 @@ stay below 10 MB and are gone at a sweep's end. The first finding ends it with a
 of a soak that found nothing.
 
 `--record` adds it to leaderboard/perf/soak.json: counts, and the machine. Another `--seed` kills at
-other moments.
+other moments; `--parts` leaves the sweeps or the trainings out, the mutants are always there.
 """
 
 from __future__ import annotations
@@ -336,6 +336,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the mutants")
     parser.add_argument("--jobs", type=int, default=60, help="of a sweep, a multiple of 6")
+    names = ("sweeps", "trainings")
+    parser.add_argument("--parts", nargs="+", choices=names, default=names)
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--fuzz", type=Path, help=argparse.SUPPRESS)  # the part beside the others
     options = parser.parse_args()
@@ -351,9 +353,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         root, rng = Path(name), random.Random(options.seed)
         (root / "fuzz").mkdir()
-        print("making the undisturbed sweep", flush=True)
-        sweeps = Sweeps(root / "grid", rng, options.jobs)
-        trainings = Trainings(root / "train", rng)
+        parts: dict[str, Sweeps | Trainings] = {}
+        if "sweeps" in options.parts:
+            print("making the undisturbed sweep", flush=True)
+            parts["sweeps"] = Sweeps(root / "grid", rng, options.jobs)
+        if "trainings" in options.parts:
+            parts["trainings"] = Trainings(root / "train", rng)
         again = ["--minutes", str(options.minutes), "--seed", str(options.seed)]
         beside = subprocess.Popen(
             [sys.executable, "-m", "tests.soak", "--fuzz", str(root / "fuzz"), *again],
@@ -363,10 +368,11 @@ def main() -> None:
         )
         try:
             end, shown = time.monotonic() + 60 * options.minutes, 0.0
-            for _ in turns([sweeps, trainings], end):
+            for _ in turns(list(parts.values()), end):
                 check(beside.poll() in (None, 0), "a mutant did harm")
                 if time.monotonic() - shown > 20:
-                    print(f"sweeps {sweeps.report()}\ntrainings {trainings.report()}", flush=True)
+                    for part, each in parts.items():
+                        print(part, each.report(), flush=True)
                     shown = time.monotonic()
             said, _ = beside.communicate()
             check(beside.returncode == 0, "a mutant did harm")
@@ -376,12 +382,11 @@ def main() -> None:
     found = {
         "machine": machine,
         "load_after": provenance.machine()["load_1_5_15_min"],
-        "settings": {"minutes": options.minutes, "seed": options.seed, "sweep": len(sweeps.whole)},
+        "settings": {"minutes": options.minutes, "seed": options.seed, "sweep": options.jobs},
         "wall_minutes": round((time.monotonic() - begun) / 60, 1),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "open_files": len(psutil.Process().open_files()),
-        "sweeps": sweeps.report(),
-        "trainings": trainings.report(),
+        **{part: parts[part].report() if part in parts else {} for part in names},
         "mutants": json.loads(said),
     }
     print(json.dumps(found, indent=1))
