@@ -121,7 +121,7 @@ ROWS: dict[str, dict[str, Any]] = {  # they differ from the default in what thei
     "independent": {"field": "none", "weighting": "none"},
     "attention": {"field": "attention"},
     "hierarchical": {"hierarchy": "late"},
-    "cold": {"policy": "plan", "temperature": 0.0, "field": "none"},
+    "cold": {},  # battles: plans without noise
     "plan": {"policy": "plan"},
     "inv_dyn": {"policy": "inv_dyn"},
     "distil": {"policy": "distil"},
@@ -189,11 +189,12 @@ def families(row: str) -> dict[str, dict[str, Any]]:
             steps = {name: n + FIT_STEPS[name] for name, n in steps.items()}
         return settings | {"steps": steps}
 
+    cold = {"temperature": 0.0} if row == "cold" else {}
     return {
         "meanfield/": sequential(SEQUENTIAL_STEPS),
         "meanfield/four-rooms": sequential(ROOMS_STEPS, **ROOMS),
         "meanfield/squeeze": {},
-        "battle/": BATTLE | {"field": "mean" if row in MEAN_FIELD else "none"} | ROWS[row],
+        "battle/": BATTLE | {"field": "mean" if row in MEAN_FIELD else "none"} | ROWS[row] | cold,
     }
 
 
@@ -345,6 +346,11 @@ class MFDiffuser(Algorithm):
             raise UserError(
                 f"mfdiffuser: {what} needs a finite game, {spec.id} is none; expected"
                 " --config.policy plan or distil, and --config.weighting return, rank or none."
+            )
+        if spec.finite and config.temperature != 1:
+            raise UserError(
+                f"--config.temperature is {config.temperature:g}, expected 1 in a finite game: the"
+                " policy table of plans is that of plans with noise."
             )
         if self.window <= config.execute < self.horizon:
             raise UserError(

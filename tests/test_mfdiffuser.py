@@ -442,6 +442,7 @@ def test_state_share_weighs_states_against_actions() -> None:
         ),
         ("meanfield/beach-bar-n32-v1", {"execute": 4}, "less than the window of 4 steps"),
         ("meanfield/squeeze-n64-v1", {"policy": "inv_dyn"}, "inv_dyn needs states to plan"),
+        ("meanfield/queue-n16-b4-v1", {"temperature": 0.0}, "expected 1 in a finite game"),
         ("meanfield/squeeze-n64-v1", {"field": "all"}, "--config.field is 'all'"),
     ],
 )
@@ -458,6 +459,8 @@ def test_every_variant_resolves_to_a_valid_config() -> None:
             config, steps = variant.resolve(task, "quick")
             assert steps > 0, name
             MFDiffuserConfig(**config)
+    config, _ = MFDiffuser.variants["cold"].resolve("battle/skirmish-n64-rush-v1", "quick")
+    assert config["temperature"] == 0
 
 
 def test_rows_that_say_they_are_local_see_no_population_in_a_battle() -> None:
