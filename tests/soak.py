@@ -55,6 +55,7 @@ PLUGIN = ROOT / "tests" / "plugins" / "plain_net.py"
 ROWS, SOURCES = ("bc", "random", "plain_net"), (TINY, "probe/xor/two-mode-v1")
 LONGEST = 6.0  # seconds to a kill; twice as long after one that came before any progress
 KINDS = ("parent", "tree", "job", "job", "job")  # of kills of a sweep; few find a job to kill
+TIMES = 10  # as many steps as the slow test's trainings: most are killed before their end
 LOOK = 0.25  # seconds between two looks at a process
 FEW = 30  # looks: of a life of less nothing is said
 MOST_GROWTH, MOST_TEMPORARY = 0.05, 10_000_000  # share of memory, bytes
@@ -274,14 +275,14 @@ class Trainings:
             source = dataset_for(row)
             made = bench("data", source) if source.count("/") == 2 else None
             check(made is None or made.returncode == 0, f"{source} was not made")
-            done = bench(*arguments(row, whole))
+            done = bench(*arguments(row, whole, TIMES))
             check(done.returncode == 0, f"{row} failed undisturbed: {done.stderr}")
         out = self.root / f"run-{self.number}"
 
         def progress() -> Any:
             return sorted(out.rglob("checkpoint-*"))
 
-        if self.killer.run(arguments(row, out), progress, ("parent",)):
+        if self.killer.run(arguments(row, out, TIMES), progress, ("parent",)):
             paths = [checkpoint.latest(folder(where, row)) for where in (whole, out)]
             a, b = (checkpoint.load(path) for path in paths if path)
             other = same(a, b)

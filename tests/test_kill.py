@@ -35,9 +35,9 @@ def dataset_for(row: str) -> str:
     return TEAM if row == "madiff" or "continuous" in cls.requires else TINY
 
 
-def arguments(row: str, out: Path) -> list[str]:
+def arguments(row: str, out: Path, times: int = 1) -> list[str]:
     options = f"--protocol smoke --seeds 0 --progress none --checkpoint-seconds 0.2 --out {out}"
-    steps = ["--steps", str(STEPS.get(row, 300))]
+    steps = ["--steps", str(times * STEPS.get(row, 300))]
     for name, value in algorithms.registry().cls(row).small.items():
         steps += [f"--config.{name}", str(value)]
     return ["train", row, dataset_for(row), *options.split(), *steps]
