@@ -63,6 +63,7 @@ from algorithms.nn.stacked import LINE, generators
 from algorithms.nn.team import NOISE_SEEDS, Rows, sample_rows
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.device import sent
 from benchmark.record import Tuning
 from benchmark.task import Array, GameModel, TaskSpec
 
@@ -172,7 +173,7 @@ class ComaDICE(Algorithm):
         drawn = torch.stack(
             [torch.randint(len(self.first), size, generator=gen) for gen in self.noise]
         )
-        first = to_rows(self.first[drawn.to(self.device)], self.spec)  # [K, M, R, D]
+        first = to_rows(self.first[sent(drawn, self.device)], self.spec)  # [K, M, R, D]
         losses, gradients = self._loss(self.team.rows(batch), first)
         self.team.step(gradients)  # and (6)
         return losses

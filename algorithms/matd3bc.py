@@ -64,6 +64,7 @@ from algorithms.nn.optim import Adam, polyak
 from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.device import sent
 from benchmark.errors import UserError
 from benchmark.record import Tuning
 from benchmark.task import Array, GameModel, TaskSpec
@@ -201,7 +202,8 @@ class MATD3BC(Algorithm):
             return None
         draws = [torch.randn(act.shape[1:], generator=gen) for gen in self.noise]
         bound = self.config.noise_clip
-        return (torch.stack(draws) * self.config.target_noise).clamp(-bound, bound).to(act.device)
+        noise = (torch.stack(draws) * self.config.target_noise).clamp(-bound, bound)
+        return sent(noise, act.device)
 
     def _policy(self, actor: StackedMLP, features: Tensor) -> Tensor:
         return actor(features) * self.action_mask

@@ -65,6 +65,7 @@ from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from algorithms.nn.team import NOISE_SEEDS, Parts, Rows, normals, rows_of, sample_rows, uniforms
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.device import sent
 from benchmark.task import Array, GameModel, TaskSpec
 
 TimeLaw = Literal["uniform", "exp", "quadratic", "beta", "high_beta", "adaptive_beta"]
@@ -95,7 +96,7 @@ def times(
             first, second = ((-EXP_SCALE * torch.log1p(-x)).clamp(max=1) for x in (first, second))
         elif law == "quadratic":
             first, second = first.square(), second.square()
-    return first.to(device), (1 - second).to(device)
+    return sent(first, device), sent(1 - second, device)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ from algorithms.nn.stacked import LINE, StackedMLP, generators, parameters_per_s
 from algorithms.nn.team import NOISE_SEEDS, Parts, no_population, side_by_side
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.device import sent
 from benchmark.errors import UserError
 from benchmark.record import Tuning
 from benchmark.task import Array, GameModel, TaskSpec
@@ -220,7 +221,7 @@ class OMAD(Algorithm):
     def _draw(self, rows: int) -> Tensor:
         """Noise of one pass through the policies: [K, steps + 1, N, rows, A]."""
         shape = (self.config.denoising_steps + 1, self.spec.n_agents, rows, self.spec.act_dim)
-        return torch.stack([torch.randn(shape, generator=g) for g in self.noise]).to(self.device)
+        return sent(torch.stack([torch.randn(shape, generator=g) for g in self.noise]), self.device)
 
     def _critic_gradients(
         self, team: Team, alpha: Tensor, noise: Tensor

@@ -51,6 +51,7 @@ from algorithms.nn.stacked import StackedMLP, generators, parameters_per_seed
 from algorithms.nn.team import NOISE_SEEDS, Parts, no_population, normals, side_by_side
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.device import sent
 from benchmark.task import Array, GameModel, TaskSpec
 
 STEPS = {"smoke": 50, "quick": 5_000, "full": 100_000}
@@ -149,7 +150,7 @@ class OMADOff(Algorithm):
             index = [
                 torch.randint(config.denoising_steps, shape, generator=gen) for gen in self.noise
             ]
-            steps, noise = torch.stack(index).to(self.device), normals(self.noise, team.act)
+            steps, noise = sent(torch.stack(index), self.device), normals(self.noise, team.act)
             *found, gradients = self._actor(team, self._draw(shape[1]), steps, noise)
             self.policy_optimiser.step(gradients)
             self.last = dict(zip(self.last, found, strict=True))
@@ -160,7 +161,7 @@ class OMADOff(Algorithm):
     def _draw(self, rows: int) -> Tensor:
         """Noise of one pass through the policies: [K, steps + 1, N, rows, A]."""
         shape = (self.config.denoising_steps + 1, self.spec.n_agents, rows, self.spec.act_dim)
-        return torch.stack([torch.randn(shape, generator=g) for g in self.noise]).to(self.device)
+        return sent(torch.stack([torch.randn(shape, generator=g) for g in self.noise]), self.device)
 
     def _critic_gradients(self, team: Team, noise: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
         """(2): loss [K] and the gradients of its sum."""

@@ -19,6 +19,7 @@ import torch
 from benchmark import files
 from benchmark.errors import UserError
 
+TIMES = ("train_seconds", "env_seconds")  # what differs from run to run
 _TENSOR = "__tensor__"
 _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 
@@ -109,6 +110,18 @@ def load(path: Path) -> dict[str, Any]:
             f" {error}); delete it to start again."
         ) from error
     return state
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Paths at which two states differ, bit by bit; times apart."""
+    if isinstance(a, dict) and isinstance(b, dict) and set(a) == set(b):
+        keys = [key for key in a if key not in TIMES]
+        return [p for key in keys for p in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [p for i in range(len(a)) for p in differences(a[i], b[i], f"{path}/{i}")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
+    return [] if a == b else [path]
 
 
 def path_of(folder: Path, step: int) -> Path:

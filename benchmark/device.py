@@ -11,9 +11,9 @@ from torch import Tensor
 SHARE = 0.5  # of a GPU's free memory that data may take; the rest is for networks and updates
 
 
-def sent(x: Tensor, device: str) -> Tensor:
+def sent(x: Tensor, device: str | torch.device) -> Tensor:
     """A tensor of the host's on the device; nobody waits until it is there."""
-    if device.startswith("cuda"):
+    if torch.device(device).type == "cuda":
         x = x.pin_memory()  # a copy from other memory makes the host wait
     return x.to(device, non_blocking=True)
 

@@ -10,11 +10,13 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
+import json
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -23,6 +25,7 @@ from benchmark.errors import UserError
 from benchmark.record import Provenance
 
 ROOT = Path(__file__).resolve().parents[1]
+SAME_CODE = ROOT / "leaderboard" / "same_code.json"
 PACKAGES = ("torch", "numpy", "h5py", "gymnasium", "pettingzoo", "mpe2", "safetensors")
 
 
@@ -128,7 +131,29 @@ def _imported_modules(path: Path) -> set[str]:
 
 
 @functools.cache
+def same_codes() -> list[dict[str, Any]]:
+    """What leaderboard/same_code.json says: codes that were shown to have the bits of older ones,
+    by `python -m benchmark same`.
+    """
+    return json.loads(SAME_CODE.read_text()) if SAME_CODE.is_file() else []
+
+
+def first_code(code: str) -> str:
+    """The oldest code that a code was shown to have the bits of; itself where there is none."""
+    older = {entry["code"]: entry["same_as"] for entry in same_codes()}
+    seen = {code}
+    while (code := older.get(code, code)) not in seen:
+        seen.add(code)
+    return code
+
+
 def code_sha256(cls: type) -> str:
+    """The name of an algorithm's code: its hash, or that of the first code with the same bits."""
+    return first_code(written_sha256(cls))
+
+
+@functools.cache
+def written_sha256(cls: type) -> str:
     """Hash of an algorithm's file and, followed through, of its own modules that it imports.
 
     Their first docstrings do not count: an algorithm's header may tell what its runs showed.

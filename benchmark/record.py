@@ -19,6 +19,9 @@ SCHEMA = 1
 MAX_BYTES = 256 * 1024
 AXES = ("step", "env_steps")  # columns of a curve that are no losses
 Curve = dict[str, list[float | None]]  # None: the update at that point had no such loss
+# Options that decide the bits of a run: the usual value, of which keys and records say nothing, and
+# the other, which stands in the notes
+NOTED = {"backend": ("memory", "shuffle"), "precision": ("float32", "bf16")}
 
 
 @dataclass(frozen=True)

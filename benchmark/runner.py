@@ -51,6 +51,7 @@ def plan(
     overrides: dict[str, Any] | None = None,
     steps: int | None = None,
     device: str = "cpu",
+    precision: str = "float32",
     rankable: bool = True,
 ) -> list[Run]:
     """The runs (one per group of seeds) of a row on a dataset; UserError where the task lacks what
@@ -106,6 +107,7 @@ def plan(
             group,
             folder,
             device,
+            precision,
             rankable,
             variant.tuned(task.spec.id),
         )

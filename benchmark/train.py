@@ -44,6 +44,7 @@ class Run:
     seeds: tuple[int, ...]
     folder: Path  # of all runs; this one's is `where`
     device: str = "cpu"
+    precision: str = "float32"  # of the products in an update; or bf16, by autocast
     rankable: bool = True
     tuning: Tuning = field(default_factory=Tuning)
 
@@ -70,7 +71,8 @@ class Run:
     def notes(self) -> dict[str, str]:
         """What decides the bits of some runs only, and stands in the notes of their records."""
         order = getattr(self.data, "backend", "")
-        return {"backend": order} if order == "shuffle" else {}  # others give the same batches
+        notes = {"backend": order} if order == "shuffle" else {}  # others give the same batches
+        return notes | ({"precision": self.precision} if self.precision != "float32" else {})
 
     @property
     def source(self) -> str:
@@ -200,6 +202,8 @@ class Trainer:
     def _loop(self) -> None:
         run, group = self.run, self.group
         every = self._every()
+        kind, lower = torch.device(run.device).type, run.precision == "bf16"
+        precision = torch.autocast(kind, torch.bfloat16, enabled=lower)
         begun = saved = time.perf_counter()
         # the first one early: a run killed often still gets on
         wait = min(5.0, self.checkpoint_seconds)
@@ -208,7 +212,7 @@ class Trainer:
                 batch = self._batch()
                 if isinstance(batch, Batch):  # plain members get theirs one by one
                     batch = batch.to(run.device)  # of data that do not stand there
-                with blame(run.row, "update"):
+                with blame(run.row, "update"), precision:
                     losses = group.update(batch)
                 self.step += 1
                 if self.step % every == 0 or self.step == run.steps:

@@ -13,7 +13,7 @@ from typing import Any
 from benchmark import files, registry, trace
 from benchmark.errors import UserError
 from benchmark.evaluate import exact
-from benchmark.record import Record
+from benchmark.record import NOTED, Record
 from benchmark.task import Task
 from benchmark.trace import Trace
 from leaderboard import submission as form
@@ -57,7 +57,7 @@ def check_checkpoint(submission: Submission, item: Record, suite: Suite) -> Iter
         yield f"checkpoint_sha256 is {item.checkpoint_sha256[:12]}..., and not that of {name}."
     _, state = header(data, name)
     found = state["identity"]
-    said = {"backend": None} | identity(item)  # which only some runs have
+    said = dict.fromkeys(NOTED) | identity(item)  # which only some runs have
     for key, value in said.items():
         if found.get(key) != value:
             yield f"{name} is of a run with {key} {found.get(key)!r}, the record says {value!r}."

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from benchmark import provenance
 from benchmark.errors import UserError
 from leaderboard import measures, studies
 from leaderboard.columns import number
@@ -161,7 +162,8 @@ def _measure(test: measures.Test, evidence: Evidence) -> tuple[Measured, ...]:
     versions: dict[str, dict[str, str]] = {}  # algorithm -> hash of its code -> when it last ran
     for run in (run for row in evidence.rows for run in row.runs):
         codes = versions.setdefault(run.algo.split(".")[0], {})
-        codes[run.code_sha256] = max(codes.get(run.code_sha256, ""), run.provenance.finished)
+        code = provenance.first_code(run.code_sha256)
+        codes[code] = max(codes.get(code, ""), run.provenance.finished)
     for name, codes in sorted(versions.items()):
         if len(codes) < 2 or not re.search(rf"'{name}[.']", repr(test)):
             continue
@@ -183,7 +185,9 @@ def _is_measured(test: measures.Test, evidence: Evidence) -> bool:
 
 
 def _is_version(row: Row, name: str, code: str) -> bool:
-    return row.algo.split(".")[0] != name or not row.runs or row.runs[0].code_sha256 == code
+    if row.algo.split(".")[0] != name or not row.runs:
+        return True
+    return provenance.first_code(row.runs[0].code_sha256) == code
 
 
 def _part(test: measures.Test, evidence: Evidence) -> Part:

@@ -16,7 +16,7 @@ import numpy as np
 from benchmark import files, provenance, registry
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.protocol import PROTOCOL_VERSION, protocol
-from benchmark.record import Record
+from benchmark.record import NOTED, Record
 from leaderboard import submission as form
 from leaderboard.rows import FLOORS
 from leaderboard.submission import Submission
@@ -38,7 +38,7 @@ class Suite:
         if not self.algorithms.shipped(name):
             return None
         cls = self.algorithms.cls(name)
-        if provenance.code_sha256(cls) != item.code_sha256:
+        if provenance.code_sha256(cls) != provenance.first_code(item.code_sha256):
             return None
         if (variant or "default") not in cls.variants:
             return None
@@ -48,8 +48,7 @@ class Suite:
 def identity(item: Record) -> dict[str, Any]:
     """What the key of a record's run is the hash of, see `benchmark.train.Run.identity`."""
     rule = protocol(item.protocol).on(registry.task(item.task).spec)
-    order = {"backend": item.notes["backend"]} if "backend" in item.notes else {}
-    return order | {
+    return {name: item.notes[name] for name in NOTED if name in item.notes} | {
         "algo": item.algo,
         "code": item.code_sha256,
         "config": item.config,
@@ -109,8 +108,9 @@ def _version(item: Record) -> Iterator[str]:
 def check_data(submission: Submission, item: Record, suite: Suite) -> Iterator[str]:
     """The task is known, and the dataset's content is one that its committed card lists."""
     registry.task(item.task)
-    if (order := item.notes.get("backend", "shuffle")) != "shuffle":
-        yield f"notes.backend is {order!r}, expected shuffle or none: others give equal batches."
+    for name, (usual, other) in NOTED.items():
+        if (found := item.notes.get(name, other)) != other:
+            yield f"notes.{name} is {found!r}, expected {other}, or none for {usual}."
     if not item.dataset:
         if item.track != "online":
             yield f"dataset is missing, and the track is {item.track}."

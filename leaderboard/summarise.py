@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmark import registry
+from benchmark import provenance, registry
 from benchmark.protocol import protocol
-from benchmark.record import Record
+from benchmark.record import NOTED, Record
 from benchmark.task import Reference
 from leaderboard import scores
 from leaderboard.rows import EXECUTIONS, FLOORS, RAW, Board, Row, Scale, value_gap
@@ -85,13 +85,13 @@ def _identity(record: Record) -> dict[str, Any]:
     return {
         **{f"config.{name}": value for name, value in record.config.items()},
         "steps": record.steps,
-        "code": record.code_sha256[:8],
+        "code": provenance.first_code(record.code_sha256)[:8],
         "data": record.dataset_sha256[:8],
         "episode seed": record.first_episode_seed,
         "execution": record.execution,
         "protocol": record.protocol,
         "dataset": record.dataset,
-        "backend": record.notes.get("backend", "memory"),  # in which order the data were read
+        **{name: record.notes.get(name, usual) for name, (usual, _) in NOTED.items()},
     }
 
 

@@ -9,7 +9,7 @@ of every algorithm, killed likewise, which must end with the bits of an undistur
 process beside them, mutants of datasets, checkpoints and records, of which none may raise another
 error than a UserError or load as something else. Beside that, what lives long is looked at: the
 memory of the sweeps' grids and of the process of the mutants may grow by less than 5 % from the
-first third of their lives to the last, their open files not at all, and temporary files of sweeps
+first third of their lives to the last, their open files by two, and temporary files of sweeps
 stay below 10 MB and are gone at a sweep's end. The first finding ends it with an error: a record is
 of a soak that found nothing.
 
@@ -59,6 +59,7 @@ TIMES = 10  # as many steps as the slow test's trainings: most are killed before
 LOOK = 0.25  # seconds between two looks at a process
 FEW = 30  # looks: of a life of less nothing is said
 MOST_GROWTH, MOST_TEMPORARY = 0.05, 10_000_000  # share of memory, bytes
+MOST_FILES = 2  # more open at the end than at first: some wait for the collector of garbage
 
 
 def check(true: bool, text: str) -> None:
@@ -115,7 +116,9 @@ class Life:
         grown = statistics.median(memory[-third:]) / statistics.median(memory[:third]) - 1
         more = statistics.median(opened[-third:]) - statistics.median(opened[:third])
         check(grown < MOST_GROWTH, f"memory grew by {grown:.1%} to {memory[-1] / 1e6:.0f} MB")
-        check(more <= 0, f"{more:g} more files are open than at first, {opened[-1]} in all")
+        check(
+            more <= MOST_FILES, f"{more:g} more files are open than at first, {opened[-1]} in all"
+        )
         looks = {"looks": len(self.seen), "peak_mb": round(max(memory) / 1e6, 1)}
         return looks | {"memory_grew": round(grown, 4), "open_files": max(opened)}
 

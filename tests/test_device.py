@@ -32,7 +32,9 @@ MOVES = {"_to_copy", "copy_"}  # from one device to another, and meant to
 
 
 class Apart(TorchDispatchMode):
-    """Refuses operations on tensors of two devices; numbers may stand anywhere."""
+    """Refuses operations on tensors of two devices, and copies to one that the host waits for;
+    numbers may stand anywhere.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -40,7 +42,11 @@ class Apart(TorchDispatchMode):
         name, given = func.overloadpacket.__name__, _pytree.tree_leaves((args, kwargs))
         found = {x.device.type for x in given if isinstance(x, Tensor) and x.dim()}
         assert name in MOVES or len(found) < 2, f"{name} of tensors on {sorted(found)}"
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if name in MOVES and result.is_meta and not given[name == "copy_"].is_meta:
+            free = any(x is True for x in given)  # non_blocking, alone among their arguments
+            assert free, f"the host waits for a copy of {list(result.shape)}"
+        return result
 
 
 class HostGenerator(torch.Generator):
@@ -107,6 +113,10 @@ def test_a_mixture_and_a_wait_are_noticed() -> None:
         for mixture in (lambda: there + here, lambda: here[there.long()], lambda: there[here > 0]):
             with pytest.raises(AssertionError, match="of tensors on"):
                 mixture()
+        assert here.to("meta", non_blocking=True).is_meta
+        for waiting in (lambda: here.to("meta"), lambda: there.copy_(here)):
+            with pytest.raises(AssertionError, match="waits for a copy"):
+                waiting()
         for wait in (lambda: there.sum().item(), lambda: bool(there.any()), there.cpu):
             with pytest.raises((RuntimeError, NotImplementedError)):
                 wait()

@@ -42,16 +42,7 @@ def final(run: Run) -> dict[str, Any]:
     return checkpoint.load(path)
 
 
-def same(a: Any, b: Any, path: str = "") -> list[str]:
-    """Paths at which two states differ, bit by bit; times apart."""
-    if isinstance(a, dict) and isinstance(b, dict) and set(a) == set(b):
-        keys = [key for key in a if key not in ("train_seconds", "env_seconds")]
-        return [p for key in keys for p in same(a[key], b[key], f"{path}/{key}")]
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        return [p for i in range(len(a)) for p in same(a[i], b[i], f"{path}/{i}")]
-    if isinstance(a, torch.Tensor):
-        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
-    return [] if a == b else [path]
+same = checkpoint.differences
 
 
 def test_an_interrupt_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypatch) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from algorithms.nn.team import uniforms
+from benchmark.device import sent
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # u(z [..., A], r [..., 1], t [..., 1])
 Estimator = Literal["fd", "jvp", "vjac", "zero"]
@@ -60,7 +61,7 @@ def draw_times(
             b = (-EXP_SCALE * torch.log1p(-b)).clamp(max=1)
     t, r = torch.maximum(a, b), torch.minimum(a, b)
     same = uniforms(gens, shape, "cpu") < rho
-    return torch.where(same, t, r).to(device), t.to(device)
+    return sent(torch.where(same, t, r), device), sent(t, device)
 
 
 def time_derivative(

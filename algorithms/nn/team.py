@@ -14,6 +14,7 @@ from torch import Tensor
 
 from algorithms.nn.encode import sampled_steps, step_rows, to_rows
 from benchmark.batch import Batch, Dataset, Rngs
+from benchmark.device import sent
 from benchmark.errors import UserError
 from benchmark.task import TaskSpec
 
@@ -78,12 +79,13 @@ def reward_scale(data: Dataset, spec: TaskSpec) -> Tensor:
 
 def normals(gens: list[torch.Generator], like: Tensor) -> Tensor:
     """Standard normal noise of a group: the shape of `like` [K, ...], slice k from generator k."""
-    return torch.stack([torch.randn(like.shape[1:], generator=gen) for gen in gens]).to(like.device)
+    noise = torch.stack([torch.randn(like.shape[1:], generator=gen) for gen in gens])
+    return sent(noise, like.device)
 
 
 def uniforms(gens: list[torch.Generator], shape: tuple[int, ...], device: str) -> Tensor:
     """Uniform noise in [0, 1): [K, *shape], slice k from generator k."""
-    return torch.stack([torch.rand(shape, generator=gen) for gen in gens]).to(device)
+    return sent(torch.stack([torch.rand(shape, generator=gen) for gen in gens]), device)
 
 
 class Parts:

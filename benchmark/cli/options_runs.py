@@ -78,6 +78,9 @@ class Train(Runs, Records, Training):
     """Time between checkpoints."""
     backend: Literal["auto", "ram", "mmap", "shuffle"] = "auto"
     """How the dataset is held; shuffle reads it in another order, which makes another run."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of matrix products in updates; bf16 pays for the U-Nets of madiff, where the processor has
+    it, and makes another run."""
     progress: Literal["bar", "lines", "none"] = "bar"
     """How progress is shown; lines are for a program that reads them."""
 
@@ -98,6 +101,18 @@ class Grid(Runs, Records, Processes):
     """Hours after which a job that gives no sign of life is ended, and tried again."""
     preview: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say what would be run and what it may cost, and stop."""
+
+
+@dataclass(frozen=True)
+class Same:
+    """Show that today's code of algorithms has the bits of the code that made their records, after
+    a change to shared modules; what is shown is entered in leaderboard/same_code.json.
+    """
+
+    algos: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Names of algorithms; default: all."""
+    records: Path = Path("leaderboard/results")
+    """Folder of their records."""
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ def train(item: Record, plugin: Path | None, options: Verify) -> Record:
     arguments = ["train", item.algo, item.dataset or item.task, "--protocol", item.protocol]
     arguments += ["--seeds", *map(str, item.group), "--device", item.cost.device]
     arguments += ["--backend", item.notes.get("backend", "auto")]
+    arguments += ["--precision", item.notes.get("precision", "float32")]
     with tempfile.TemporaryDirectory() as folder:
         out = ["--out", folder, "--progress", "none"]
         _limited([*arguments, *out], plugin, Path(folder), options)

@@ -107,6 +107,7 @@ def plan(row: str, source: str, options: Runs, config: Sequence[str] = ()) -> li
         overrides=overrides,
         steps=getattr(options, "steps", None),
         device=getattr(options, "device", "cpu"),
+        precision=getattr(options, "precision", "float32"),
         rankable=data is None or datasets.rankable(data),
     )
 

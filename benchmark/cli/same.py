@@ -1,0 +1,155 @@
+"""same: show that today's code of an algorithm has the bits of the code that made its records.
+
+Keys of runs name an algorithm's code by a hash, so that a change to shared modules would part it
+from all of its records, whether or not a number changes. This command trains with both codes, the
+older one from the commit that its records name: two seeds of a smoke run of every row, on one
+dataset of every namespace that the row has records of. Where checkpoints and returns are equal
+bit by bit, the newer hash is entered in leaderboard/same_code.json as another name of the older,
+and `benchmark.provenance.code_sha256` gives the older one from then on.
+
+A smoke run has all stages of an algorithm and few steps. It shows that a change which its author
+means to change nothing does change nothing; read the change too.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file
+
+import algorithms
+from benchmark import checkpoint, files, launch, provenance, record
+from benchmark.cli import ROOT
+from benchmark.cli.train import make_data
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.cli.options_runs import Same
+    from benchmark.record import Record
+
+SEEDS = ("0", "1")  # a group of two, stacked where the algorithm stacks
+CODE = (
+    "import sys, algorithms; from benchmark import provenance;"
+    "print(provenance.code_sha256(algorithms.registry().cls(sys.argv[1])))"
+)
+
+
+def run(options: Same) -> int:
+    """Compare each algorithm with the last other code of its records; 1 where one differs."""
+    differ = False
+    for name in options.algos or algorithms.names():
+        code = provenance.code_sha256(algorithms.registry().cls(name))
+        made = [x for x in record.read_all([options.records]) if x.algo.split(".")[0] == name]
+        made = [x for x in made if provenance.first_code(x.code_sha256) != code]
+        made = [x for x in made if not x.provenance.dirty]
+        if not made:
+            print(f"{name} {code[:8]}: no record is by another code", flush=True)
+            continue
+        last = max(made, key=lambda x: x.provenance.finished)
+        made = [x for x in made if x.code_sha256 == last.code_sha256]
+        try:
+            shown = compare(name, last, made)
+        except UserError as error:
+            print(f"{name} {code[:8]} is not {last.code_sha256[:8]}: {error}", flush=True)
+            differ = True
+            continue
+        enter(provenance.SAME_CODE, name, last, shown)
+        print(f"{name} {code[:8]} is {last.code_sha256[:8]}: equal bits on {', '.join(shown)}")
+    return int(differ)
+
+
+def enter(path: Path, name: str, last: Record, shown: list[str]) -> None:
+    """Add to the file that today's code of an algorithm is that of a record."""
+    code = provenance.written_sha256(algorithms.registry().cls(name))
+    old, commit = provenance.first_code(last.code_sha256), last.provenance.commit
+    entry = {"algo": name, "code": code, "same_as": old, "commit": commit, "shown": shown}
+    files.write_json(path, [*provenance.same_codes(), entry])
+    provenance.same_codes.cache_clear()
+
+
+def compare(name: str, last: Record, made: list[Record]) -> list[str]:
+    """Rows and datasets on which today's code has the bits of the code of `made`, of which `last`
+    names the commit. Raises UserError where it has not.
+    """
+    runs: dict[tuple[str, str], Record] = {}  # one dataset of a row and namespace
+    for item in sorted(made, key=lambda x: (x.algo, x.dataset or x.task)):
+        runs.setdefault((item.algo, item.task.split("/")[0]), item)
+    shown: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="same-") as folder:
+        before, now = Path(folder) / "before", Path(folder) / "now"
+        check_out(last.provenance.commit, before)
+        check_out(_git("stash", "create").decode().strip() or "HEAD", now)
+        # Under one name their runs have one key, which seeds them
+        enter(now / provenance.SAME_CODE.relative_to(ROOT), name, last, shown)
+        for checkout in (before, now):
+            if (found := _python(checkout, "-c", CODE, name).strip()) != last.code_sha256:
+                raise UserError(
+                    f"{checkout.name}, its code is {found[:8]}; were all changes added?"
+                )
+        for item in runs.values():
+            source = item.dataset or item.task
+            config, _ = algorithms.registry().row(item.algo)[2].resolve(item.task, item.protocol)
+            if asdict(algorithms.registry().cls(name).Config(**config)) != item.config:
+                raise UserError(f"{item.algo} is configured otherwise on {source}.")
+            if item.dataset:
+                make_data([item.dataset])
+            old, new = (train(checkout, item.algo, source) for checkout in (before, now))
+            if different := checkpoint.differences(old, new):
+                raise UserError(f"{item.algo} on {source} ends with another {different[0][1:]}.")
+            shown.append(f"{item.algo} {source}")
+    return shown
+
+
+def check_out(commit: str, folder: Path) -> None:
+    """The files of a commit in a folder, beside this checkout, whose state is not touched."""
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", commit))) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def train(checkout: Path, row: str, source: str) -> dict[str, Any]:
+    """What a smoke run with the code of a checkout ends with, by name."""
+    out = checkout / "runs" / row
+    words = ["train", row, source, "--protocol", "smoke", "--seeds", *SEEDS, "--progress", "none"]
+    _python(checkout, "-m", "benchmark", *words, "--out", str(out))
+    groups = sorted((out / "checkpoints").iterdir())
+    ends: dict[str, Any] = {
+        f"tensor of group {number}": load_file(path)  # a format's plain values change with time
+        for number, group in enumerate(groups)
+        if (path := checkpoint.latest(group))
+    }
+    made = record.read_all([out / "records"])
+    returns = {f"return of seed {x.seed}": [*x.team_returns, x.status] for x in made}
+    shutil.rmtree(out)
+    return ends | returns
+
+
+def _git(*words: str) -> bytes:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True)
+    if done.returncode:
+        raise UserError(f"git {' '.join(words)} failed: {done.stderr.decode().strip()}")
+    return done.stdout
+
+
+def _python(checkout: Path, *words: str) -> str:
+    data = Path(os.environ.get("OFFLINE_MARL_DATA") or ROOT / "data").resolve()
+    environment = {"PYTHONPATH": str(checkout), "OFFLINE_MARL_DATA": str(data)}
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=checkout,
+        env=os.environ | launch.ONE_THREAD | environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no reason was given"]
+        raise UserError(f"{' '.join(words[1:5])} failed: {last[0].removeprefix('error: ')}")
+    return done.stdout

@@ -1,0 +1,93 @@
+"""A code may be shown to have the bits of an older one, and then goes by its name."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark import files, provenance, registry
+from leaderboard import soundness
+from leaderboard.summarise import labelled
+from tests.conftest import ROOT
+from tests.records import record
+
+SMALL = "meanfield/squeeze-n100/medium-v1"
+
+
+@pytest.fixture
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file of same codes in the place of the committed one."""
+
+    def write(*pairs: tuple[str, str]) -> None:
+        entries = [{"algo": "bc", "code": code, "same_as": old} for code, old in pairs]
+        files.write_json(tmp_path / "same.json", entries)
+        provenance.same_codes.cache_clear()
+
+    monkeypatch.setattr(provenance, "SAME_CODE", tmp_path / "same.json")
+    provenance.same_codes.cache_clear()
+    yield write
+    provenance.same_codes.cache_clear()
+
+
+def test_a_code_goes_by_the_name_of_the_first_that_it_is_the_same_as(known) -> None:
+    assert provenance.first_code("c") == "c"  # without a file
+    known(("c", "b"), ("b", "a"), ("x", "y"), ("y", "x"))
+    assert [provenance.first_code(code) for code in "abcd"] == ["a", "a", "a", "d"]
+    assert provenance.first_code("x") in "xy"  # a circle has an end
+
+
+def test_records_of_same_codes_are_one_row_and_of_this_checkout(known) -> None:
+    import algorithms
+
+    made = [record(seed=seed, code_sha256=code * 64) for seed, code in enumerate("abb")]
+    assert len(labelled(made)) == 2
+    written = provenance.written_sha256(algorithms.registry().cls("bc"))
+    suite = soundness.Suite(registry.Algorithms(algorithms), lambda dataset: {})
+    assert suite.own(made[0]) is None
+    known(("b" * 64, "a" * 64), (written, "b" * 64))
+    assert len(labelled(made)) == 1
+    assert all(suite.own(item) for item in made)
+
+
+def test_committed_entries_name_what_they_show() -> None:
+    entries = json.loads((ROOT / "leaderboard" / "same_code.json").read_text())
+    codes = [entry["code"] for entry in entries]
+    assert len(set(codes)) == len(codes)
+    for entry in entries:
+        assert entry["shown"], entry["algo"]
+        assert len(entry["commit"]) == 40
+        assert entry["code"] != provenance.first_code(entry["code"])
+
+
+@pytest.mark.slow
+def test_a_comment_changes_no_bit_and_a_constant_does(tmp_path: Path, data_root: Path) -> None:
+    clone, path = tmp_path / "clone", tmp_path / "clone" / "algorithms" / "bc_table.py"
+    environment = os.environ | {"OFFLINE_MARL_DATA": str(data_root), "PYTHONPATH": str(clone)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        words = (sys.executable, "-m", "benchmark", *words)
+        return subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True)
+
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    where = ["--out", str(tmp_path / "runs")]
+    made = run("train", "bc_table", SMALL, "--protocol", "smoke", "--progress", "none", *where)
+    assert made.returncode == 0, made.stderr
+    text = path.read_text()
+    path.write_text(text + "\n# No bit depends on this line.\n")
+    done = run("same", "bc_table", "--records", str(tmp_path / "runs" / "records"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"equal bits on bc_table {SMALL}" in done.stdout
+    assert json.loads((clone / "leaderboard" / "same_code.json").read_text())[-1]["shown"]
+    again = run("same", "bc_table", "--records", str(tmp_path / "runs" / "records"))
+    assert "no record is by another code" in again.stdout
+
+    path.write_text(text.replace("counts += config.smooth", "counts += 2 * config.smooth"))
+    assert path.read_text() != text
+    done = run("same", "bc_table", "--records", str(tmp_path / "runs" / "records"))
+    assert done.returncode == 1
+    assert f"bc_table on {SMALL} ends with another " in done.stdout
