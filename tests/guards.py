@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.errors import UserError
+
 Place = tuple[int, int]  # line and column
 REACHED = "__reached__"
 
@@ -168,6 +170,19 @@ def holds(case: Callable[[], object]) -> bool:
         return bool(case())
     except Exception:
         return False
+
+
+def refused(call: Callable[[], object], words: str) -> Callable[[], bool]:
+    """The case that a call is refused with these words."""
+
+    def case() -> bool:
+        try:
+            call()
+        except UserError as error:
+            return words in str(error)
+        return False
+
+    return case
 
 
 def unnoticed(module: types.ModuleType, cases: Mapping[str, Callable[[], object]]) -> list[str]:

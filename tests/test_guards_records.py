@@ -23,7 +23,7 @@ from leaderboard import soundness, submission, verify
 from leaderboard.soundness import identity
 from tests import test_verify
 from tests.conftest import TINY
-from tests.guards import guards, instead, unnoticed
+from tests.guards import guards, instead, refused, unnoticed
 from tests.records import record as made_record
 from tests.submitting import Change, suite
 from tests.test_verify import H, put
@@ -140,14 +140,6 @@ COMMITTED: list[tuple[Change, str]] = [
 ]
 
 
-def refused(call: Callable[[], object], words: str) -> bool:
-    try:
-        call()
-    except UserError as error:
-        return words in str(error)
-    return False
-
-
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     """The malformed and forged records of `test_verify` that no run is needed for, and more."""
@@ -171,8 +163,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         "a floor": forged(put("code_sha256", H), "a floor of every board", floor()),
         "a budget": forged(put("paper", "none"), "the code of bc says", floor()),
         "group": forged(put("group", other), "group is", honest(protocol_name="full")),
-        "no file": lambda: refused(lambda: record.read(where / "none"), "cannot read record"),
-        "long": lambda: refused(
+        "no file": refused(lambda: record.read(where / "none"), "cannot read record"),
+        "long": refused(
             lambda: record.write(honest(notes={"a": "x" * record.MAX_BYTES}), where), "bytes long"
         ),
     }
