@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import json
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,9 +157,9 @@ def cases(
     return found
 
 
-@pytest.mark.parametrize(("module", "least"), [(blobs, 20), (replay, 5), (trace, 20)])
 def test_without_any_one_guard_something_forged_goes_unrefused_or_unnamed(
-    module: types.ModuleType, least: int, cases: dict[str, Case]
+    cases: dict[str, Case],
 ) -> None:
-    assert len(guards(module)) >= least
-    assert unnoticed(module, cases) == []
+    for module, least in ((blobs, 20), (replay, 5), (trace, 20)):
+        assert len(guards(module)) >= least
+        assert unnoticed(module, cases) == [], module.__name__

@@ -1,5 +1,7 @@
-"""No guard of a grid is idle: each is taken out in turn, and the test that is named beside it turns
-red. `tests/test_guards_records.py` and `tests/test_malformed.py` do so for what is read.
+"""Guards of grids, and of equal bits, each beside the test that turns red when it is taken out.
+
+What is read refuses by sentences, and is held without such a list: `test_malformed.py`,
+`test_guards_records.py`, `test_guards_verify.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +15,17 @@ from typing import Any
 
 import pytest
 
-from benchmark import executors, files, grid, leases, runner
-from tests import test_files, test_grid, test_leases, test_runner
+from benchmark import algorithm, executors, files, grid, leases, runner
+from benchmark.envs.meanfield import game
+from leaderboard import summarise
+from tests import (
+    test_contracts,
+    test_files,
+    test_grid,
+    test_leases,
+    test_runner,
+    test_table,
+)
 from tests.guards import WaitedError, impatient, instead
 from tests.test_grid import _quick, scripts  # noqa: F401
 
@@ -244,6 +255,40 @@ MUTATIONS: dict[str, Mutation] = {
         "process.send_signal(signal.SIGINT)",
         "process.kill()",
         test_grid.test_a_job_that_is_stopped_hears_of_it_politely,
+    ),
+    # ---------------------------------------------------------------------------------- equal bits
+    "a run has one thread": Mutation(
+        runner,
+        "torch.set_num_threads(THREADS)",
+        "pass",
+        test_runner.test_a_run_has_one_thread_whatever_the_process_had,
+    ),
+    "a run has its own seed": Mutation(
+        algorithm,
+        "rng.seeded(seed) for seed in seeds",
+        "rng.seeded(place) for place, _ in enumerate(seeds)",
+        test_runner.test_seed_in_a_group_equals_the_seed_alone,
+    ),
+    "an episode has its own generator": Mutation(
+        game,
+        "default_rng([seed, 0xE17]) for seed in seeds",
+        "default_rng([place, 0xE17]) for place, _ in enumerate(seeds)",
+        test_contracts.test_every_task_keeps_the_contract_of_tasks,
+        {"task_id": "meanfield/beach-bar-n16-v1"},
+    ),
+    "seeds are sorted": Mutation(
+        summarise,
+        "for seed in sorted(seeds)]",
+        "for seed in seeds]",
+        test_table.test_every_format_is_the_same_bytes_in_any_order_of_records,
+        {"kind": "json"},
+    ),
+    "boards are sorted": Mutation(
+        summarise,
+        "in sorted(boards, key=Board.order):",
+        "in boards:",
+        test_table.test_every_format_is_the_same_bytes_in_any_order_of_records,
+        {"kind": "json"},
     ),
 }
 
