@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from benchmark import executors, files, grid, record, runner
-from benchmark import leases as leases_module
 from benchmark.cli import main
 from benchmark.errors import BusyError, RunError, UserError
 from benchmark.executors import Ended, Step, watch
@@ -28,95 +26,6 @@ from tests.test_runner import make_run
 
 DONE = Ended(0, "", 0.0, True)
 OLD = (1.0, 1.0)  # a time of last touch, long ago
-
-
-# ---------------------------------------------------------------------------------------- claims
-def test_one_grid_alone_gets_a_claim(tmp_path: Path) -> None:
-    a, b = Leases(tmp_path), Leases(tmp_path)
-    held = a.take("job")
-    assert held
-    assert b.take("job") is None
-    assert a.renew(held)
-    a.release(held)
-    assert b.take("job")
-
-
-def test_a_claim_of_another_machine_is_taken_over_after_its_lease(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leases_module, "machine", lambda: "elsewhere")
-    other = Leases(tmp_path, lease=60.0)
-    monkeypatch.undo()
-    held, own = other.take("job"), Leases(tmp_path, lease=60.0)
-    assert held
-    assert own.take("job") is None
-    os.utime(held.path, OLD)
-    taken = own.take("job")
-    assert taken
-    assert taken.generation == 2
-    assert not other.renew(held)  # it wakes up and finds that it has lost the job
-    assert own.renew(taken)
-
-
-def test_a_claim_whose_holder_died_here_is_taken_over_at_once(tmp_path: Path) -> None:
-    script = (
-        "import os, pathlib, sys; from benchmark.leases import Leases;"
-        "assert Leases(pathlib.Path(sys.argv[1])).take('job'); os._exit(9)"
-    )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-    assert Leases(tmp_path, lease=1e6).take("job")
-
-
-def test_what_a_dead_grid_left_of_a_finished_job_is_removed(tmp_path: Path) -> None:
-    script = (
-        "import os, pathlib, sys; from benchmark.leases import Leases;"
-        "own = Leases(pathlib.Path(sys.argv[1])); own.note('job', 'why');"
-        "assert own.take('job'); os._exit(9)"
-    )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-    own = Leases(tmp_path, lease=1e6)
-    held = Leases(tmp_path, lease=1e6).take("mine")
-    assert own.names() == {"job", "mine"}
-    for name in own.names():
-        own.clear(name)
-    own.close()
-    assert held
-    assert os.listdir(tmp_path) == [held.path.name]  # its holder lives
-
-
-def test_a_folder_of_claims_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*/file/claims: "):
-        Leases(tmp_path / "file" / "claims")
-
-
-def test_a_process_number_used_again_does_not_keep_a_claim(tmp_path: Path) -> None:
-    own = Leases(tmp_path, lease=1e6)
-    held = own.take("job")
-    assert held
-    files.write_json(held.path, own.owner | {"started": 1.0})  # our number, another start
-    assert own.take("job")
-
-
-@pytest.mark.parametrize("stale", [False, True])
-def test_of_many_that_ask_at_once_one_gets_the_claim(tmp_path: Path, stale: bool) -> None:
-    if stale:
-        held = Leases(tmp_path, lease=60.0).take("job")
-        assert held
-        os.utime(held.path, OLD)
-    asking = [Leases(tmp_path, lease=60.0) for _ in range(8)]
-    gate, got = threading.Barrier(8), []
-
-    def ask(own: Leases) -> None:
-        gate.wait()
-        got.append(own.take("job"))
-
-    threads = [threading.Thread(target=ask, args=(own,)) for own in asking]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(claim is not None for claim in got) == 1
 
 
 # ------------------------------------------------------------------------- grids of pretended jobs
@@ -238,7 +147,9 @@ def test_being_killed_counts_only_where_the_job_got_no_further(tmp_path: Path) -
     assert failed == {"j1": "killed, before it had saved any further step (tried 3 times)"}
 
 
-def test_a_job_that_is_killed_after_its_last_record_is_done(tmp_path: Path) -> None:
+def test_a_job_that_is_killed_after_its_last_record_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     jobs, failed = pretend(tmp_path, 1)
 
     def ends(name: str) -> Ended:
@@ -249,6 +160,17 @@ def test_a_job_that_is_killed_after_its_last_record_is_done(tmp_path: Path) -> N
     assert tally.done == 1
     assert not tally.failed
     assert not failed
+    assert capsys.readouterr().out == "label j0: done, 1 of 1\n"
+
+
+def test_a_job_that_another_finished_before_it_was_claimed_is_not_run_again(tmp_path: Path) -> None:
+    (job, *_), _ = pretend(tmp_path, 1)
+    looks = iter([False])  # at the first look only
+    place = Pretend(tmp_path, lambda name: DONE)
+    jobs = [replace(job, finished=lambda: next(looks, True))]
+    assert Grid(jobs, Leases(tmp_path / "claims"), place).run().done == 1
+    assert not place.started
+    assert os.listdir(tmp_path / "claims") == []
 
 
 def test_a_users_mistake_is_told_and_neither_tried_again_nor_recorded(tmp_path: Path) -> None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import random
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmark import record
+from benchmark import executors, record, runner
+from benchmark.executors import Local
+from benchmark.grid import Grid, Job
+from benchmark.leases import Leases
+from leaderboard.summarise import summarise
 from tests.conftest import ROOT, TINY, bench, command
+from tests.records import record as made_record
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +58,60 @@ def test_poison_jobs_are_recorded_as_failed_and_the_others_finish(
     board = bench("leaderboard", "--records", tmp_path / "records")
     assert board.returncode == 0, board.stderr
     assert "poison" in board.stdout
+
+
+BROKEN = {  # script of a job, and what is said of it
+    "raise ValueError('boom')": "ValueError: boom",
+    "import os; os.kill(os.getpid(), 11)": "SIGSEGV",
+    "bytearray(2**60)": "out of memory",
+    "while True: pass": "no sign of life",
+}
+
+
+def test_of_sixty_jobs_the_four_poison_ones_fail_and_the_others_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty rows of three seeds. Each job is a process, of a script that puts its record into
+    place: to train sixty runs would take minutes, and the grid sees no difference.
+    """
+    monkeypatch.setattr(executors, "COMMAND", ("-c",))
+    records, poison = tmp_path / "records", dict(enumerate(BROKEN))
+    starts = tmp_path / "starts"
+    starts.mkdir()
+
+    def job(row: int, seed: int) -> Job:
+        name = f"row{row}-{seed}"
+        ready = record.write(made_record(f"row{row}", seed, 50.0 + seed), tmp_path / "ready")
+        target = records / ready.relative_to(tmp_path / "ready")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = f"os.link({str(ready)!r}, {str(target)!r})"
+        work = poison.get(row, work) if seed == 1 else work
+        script = f"import os, tempfile; tempfile.mkstemp('.{name}', dir={str(starts)!r})\n{work}"
+
+        def fail(reason: str) -> None:
+            runner.publish([made_record(f"row{row}", seed, failed=True, reason=reason)], records)
+
+        return Job(name, name, (script,), tmp_path / "runs" / name, target.exists, fail)
+
+    jobs = [job(row, seed) for row in range(20) for seed in range(3)]
+    leases = Leases(tmp_path / "claims")
+    tally = Grid(jobs, leases, Local(2, patience=2.0)).run()
+    assert (tally.done, len(tally.failed), tally.refused) == (60, 4, {})
+    tried = Counter(path.name.rpartition(".")[2] for path in starts.iterdir())
+    assert sorted(tried.values()) == [1] * 56 + [3] * 4
+    made = record.read_all([records])
+    assert len(made) == 60
+    failed = {item.algo: item.reason for item in made if item.failed}
+    for row, words in enumerate(BROKEN.values()):
+        assert words in failed.pop(f"row{row}")
+    assert not failed
+    for row in summarise(made):  # a seed that failed counts as random play
+        if row.kind == "algorithm":
+            broken = int(row.algo.removeprefix("row")) in poison
+            assert row.failed == ((1,) if broken else ())
+            assert len(row.points) == 3
+            assert (row.points[1] < row.points[0]) == broken
+    assert not list((tmp_path / "claims").iterdir())
 
 
 def test_a_bench_tells_at_once_what_failed_and_shows_the_rest(

@@ -64,22 +64,22 @@ def rewrite(folder: Path, header: dict[str, Any], rest: bytes) -> None:
         values["checkpoint_sha256"] = files.sha256(path.read_bytes())
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda s: s.update(finished=False), "is of a run that is not finished"),
-        (lambda s: s["identity"].update(steps=1), "of a run with steps 1"),
-        (lambda s: s["identity"].update(extra=1), "and not that of the run in checkpoint-"),
-        (
-            lambda s: s.update(failed={"0": "its actions were not finite"}),
-            "says that seed 0 failed",
-        ),
-        (lambda s: s.update(identity=[]), "is no checkpoint of this suite"),
-        (lambda s: s.pop("failed"), "is no checkpoint of this suite"),
-        (lambda s: s.pop("curves"), "curve is not the one in"),
-        (lambda s: s.update(padding="x" * 2**20), "its header is"),
-    ],
-)
+STATES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (lambda s: s.update(finished=False), "is of a run that is not finished"),
+    (lambda s: s["identity"].update(steps=1), "of a run with steps 1"),
+    (lambda s: s["identity"].update(extra=1), "and not that of the run in checkpoint-"),
+    (
+        lambda s: s.update(failed={"0": "its actions were not finite"}),
+        "says that seed 0 failed",
+    ),
+    (lambda s: s.update(identity=[]), "is no checkpoint of this suite"),
+    (lambda s: s.pop("failed"), "is no checkpoint of this suite"),
+    (lambda s: s.pop("curves"), "curve is not the one in"),
+    (lambda s: s.update(padding="x" * 2**20), "its header is"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), STATES)
 def test_a_checkpoint_of_another_run_is_refused(change, words, shipped, tmp_path) -> None:
     folder = copied(shipped, tmp_path)
     change_state(folder, change)
@@ -167,25 +167,25 @@ def packed(data: bytes) -> np.ndarray:
     return np.frombuffer(zlib.compress(data), np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda t: t.update(act=packed(bytes(100 * 99))), "not one for each of 10000"),
-        (lambda t: t.update(act=packed(bytes(100 * 100 + 1))), "not one for each of 10000"),
-        (lambda t: t.update(act=packed(bytes(2**28))), "not one for each of 10000"),
-        (lambda t: t.update(act=np.frombuffer(b"abc", np.uint8)), "cannot be inflated"),
-        (lambda t: t.update(act=packed(b"\xff" * 10_000)), "holds action 255, expected 0 to 9"),
-        (lambda t: t.update(shape=np.array([1, 50, 100])), "its shape is (1, 50, 100)"),
-        (lambda t: t.update(shape=np.array([2, 100, 100])), "its shape is (2, 100, 100)"),
-        (lambda t: t.update(shape=np.array([0, 100, 100])), "its shape is (0, 100, 100)"),
-        (lambda t: t.update(shape=np.ones(3)), "shape as integers"),
-        (lambda t: t.update(more=np.ones(3)), "it holds act, more, shape"),
-        (lambda t: t.pop("act"), "it holds shape"),
-        (lambda t: t.update(policy_table=np.full((1, 1, 10), 0.1)), "exact holds []"),
-        (lambda t: t.update(policy_table=np.full((1, 1, 10), 0.2)), "is no distribution"),
-        (lambda t: t.update(policy_table=np.full((1, 2, 10), 0.1)), "its policy_table is"),
-    ],
-)
+TRACES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (lambda t: t.update(act=packed(bytes(100 * 99))), "not one for each of 10000"),
+    (lambda t: t.update(act=packed(bytes(100 * 100 + 1))), "not one for each of 10000"),
+    (lambda t: t.update(act=packed(bytes(2**28))), "not one for each of 10000"),
+    (lambda t: t.update(act=np.frombuffer(b"abc", np.uint8)), "cannot be inflated"),
+    (lambda t: t.update(act=packed(b"\xff" * 10_000)), "holds action 255, expected 0 to 9"),
+    (lambda t: t.update(shape=np.array([1, 50, 100])), "its shape is (1, 50, 100)"),
+    (lambda t: t.update(shape=np.array([2, 100, 100])), "its shape is (2, 100, 100)"),
+    (lambda t: t.update(shape=np.array([0, 100, 100])), "its shape is (0, 100, 100)"),
+    (lambda t: t.update(shape=np.ones(3)), "shape as integers"),
+    (lambda t: t.update(more=np.ones(3)), "it holds act, more, shape"),
+    (lambda t: t.pop("act"), "it holds shape"),
+    (lambda t: t.update(policy_table=np.full((1, 1, 10), 0.1)), "exact holds []"),
+    (lambda t: t.update(policy_table=np.full((1, 1, 10), 0.2)), "is no distribution"),
+    (lambda t: t.update(policy_table=np.full((1, 2, 10), 0.1)), "its policy_table is"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), TRACES)
 def test_a_trace_that_is_none_is_refused(change, words, foreign, tmp_path) -> None:
     folder = copied(foreign, tmp_path)
     path = change_trace(folder, change)
