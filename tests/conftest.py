@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+import datasets
+from datasets import cardfile
 
 ROOT = Path(__file__).parents[1]
 TINY = "meanfield/squeeze-n100/medium-v1"
@@ -30,23 +34,33 @@ def _hear_ctrl_c() -> None:
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A data folder for this session, shared by its worker processes, with TINY in it."""
+    """A data folder for this session, shared by its worker processes, with TINY in it.
+
+    A copy of the cards lists what this processor made: other matrix kernels, other last bits.
+    """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
     root = shared / "data"
     root.mkdir(exist_ok=True)
-    before = os.environ.get("OFFLINE_MARL_DATA")
-    os.environ["OFFLINE_MARL_DATA"] = str(root)
-    with open(shared / "data.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = bench("data", TINY)
-        assert done.returncode == 0, done.stderr
-    yield root
-    if before is None:
-        del os.environ["OFFLINE_MARL_DATA"]
-    else:
-        os.environ["OFFLINE_MARL_DATA"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFFLINE_MARL_DATA", str(root))
+        with open(shared / "data.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = bench("data", TINY)
+            assert done.returncode == 0, done.stderr
+        own = shutil.copytree(cardfile.CARDS, tmp_path_factory.mktemp("listed") / "cards")
+        patch.setattr(cardfile, "CARDS", own)
+        enter(TINY)
+        yield root
+
+
+def enter(dataset: str) -> None:
+    """List the made content on the dataset's card, as `make data ARGS=--record` does."""
+    data = datasets.load(dataset)
+    if data.content_sha256 not in data.card["content_sha256"]:
+        listed = [*data.card["content_sha256"], data.content_sha256]
+        cardfile.write_card(cardfile.card_path(dataset), data.card | {"content_sha256": listed})
 
 
 def command(*arguments: object) -> list[str]:

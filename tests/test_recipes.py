@@ -211,7 +211,7 @@ COMMITTED = [
 def test_a_committed_card_is_of_todays_recipe(path: Path) -> None:
     card = cardfile.read_card(path)
     planned = recipe.plan(card["id"])
-    assert cardfile.card_path(card["id"]) == path
+    assert cardfile.card_path(card["id"]).name == path.name
     assert card["task"] == planned.task.spec.id
     assert card["counts"]["episodes"] == planned.episodes()
     if card["packages"] == packages(planned.task.spec.packages):

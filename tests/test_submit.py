@@ -22,6 +22,8 @@ from leaderboard.verification import Entry, accepted, checked, history_faults
 from tests.conftest import ROOT, TINY, bench
 from tests.submitting import NAME, copied, record_files, stranger, submitted, suite
 
+EXACT = "probe/xor/two-mode-v1"  # its bits are those of every processor: on the card anywhere
+
 
 @pytest.fixture(autouse=True)
 def _no_results(monkeypatch, request, tmp_path_factory) -> None:
@@ -392,6 +394,7 @@ def test_a_retraining_has_limits(options: Verify, words: str, tmp_path: Path) ->
 def test_level_3_of_foreign_code_and_of_our_own(
     data_root: Path, tmp_path: Path, monkeypatch
 ) -> None:
+    assert main(["data", EXACT]) == 0
     monkeypatch.setenv("SECRET", "nobody's")
     plugin = stranger(tmp_path)
     spy = "import os, pathlib\npathlib.Path.home().joinpath('spy').write_text(str(os.environ))"
@@ -400,7 +403,7 @@ def test_level_3_of_foreign_code_and_of_our_own(
     plugin.write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path))
-        folder = submitted("curious", tmp_path, "--plugin", str(plugin))
+        folder = submitted("curious", tmp_path, "--plugin", str(plugin), dataset=EXACT)
     assert "SECRET" in (tmp_path / "spy").read_text()
     (tmp_path / "spy").unlink()
     done = bench(
@@ -413,7 +416,7 @@ def test_level_3_of_foreign_code_and_of_our_own(
     (seen,) = verification.read(folder).history[-1].records.values()
     assert (seen.level, seen.how) == (3, "retrained")
     assert seen.first_episode_seed >= 1_000_000
-    other = submitted("bc", tmp_path)
+    other = submitted("bc", tmp_path, dataset=EXACT)
     done = bench("verify", other.name, "--root", other.parent, "--level", "3", "--run-code")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -507,8 +510,8 @@ def test_contributing_is_true(data_root: Path, tmp_path: Path) -> None:
     commands = [line.split("#")[0].strip() for line in block.splitlines() if line.strip()]
     assert [line.split()[1] for line in commands] == ["new", "check", "bench", "submit", "verify"]
     small = {
-        "bench": f"DATASET={TINY} PROTOCOL=smoke ARGS='--out {tmp_path}/runs'",
-        "submit": f"DATASETS={TINY} PROTOCOL=smoke"
+        "bench": f"DATASET={EXACT} PROTOCOL=smoke ARGS='--out {tmp_path}/runs'",
+        "submit": f"DATASETS={EXACT} PROTOCOL=smoke"
         f" ARGS='--out {tmp_path}/runs --submissions {tmp_path}/subs'",
         "verify": f"ARGS='--root {tmp_path}/subs'",
     }
