@@ -44,32 +44,32 @@ CODE = (
 
 
 def run(options: Same) -> int:
-    """Compare each algorithm with the last other code of its records; 1 where one differs."""
+    """Compare each algorithm with every other code of its records; 1 where one differs."""
     differ = False
     for name in options.algos or algorithms.names():
         code = provenance.code_sha256(algorithms.registry().cls(name))
         made = [x for x in record.read_all([options.records]) if x.algo.split(".")[0] == name]
-        made = [x for x in made if provenance.first_code(x.code_sha256) != code]
         made = [x for x in made if not x.provenance.dirty]
-        if not made:
+        others = {x.code_sha256: x for x in sorted(made, key=lambda x: x.provenance.finished)}
+        if all(provenance.first_code(old) == code for old in others):
             print(f"{name} {code[:8]}: no record is by another code", flush=True)
-            continue
-        last = max(made, key=lambda x: x.provenance.finished)
-        made = [x for x in made if x.code_sha256 == last.code_sha256]
-        try:
-            shown = compare(name, last, made)
-        except UserError as error:
-            print(f"{name} {code[:8]} is not {last.code_sha256[:8]}: {error}", flush=True)
-            differ = True
-            continue
-        enter(provenance.SAME_CODE, name, last, shown)
-        print(f"{name} {code[:8]} is {last.code_sha256[:8]}: equal bits on {', '.join(shown)}")
+        for old, last in sorted(others.items(), key=lambda x: x[1].provenance.finished):
+            if provenance.first_code(old) == provenance.first_code(code):
+                continue
+            try:
+                shown = compare(name, last, [x for x in made if x.code_sha256 == old])
+            except UserError as error:
+                print(f"{name} {code[:8]} is not {old[:8]}: {error}", flush=True)
+                differ = True
+                continue
+            enter(provenance.SAME_CODE, name, last, shown)
+            print(f"{name} {code[:8]} is {old[:8]}: equal bits on {', '.join(shown)}", flush=True)
     return int(differ)
 
 
 def enter(path: Path, name: str, last: Record, shown: list[str]) -> None:
-    """Add to the file that today's code of an algorithm is that of a record."""
-    code = provenance.written_sha256(algorithms.registry().cls(name))
+    """Add to the file that today's code of an algorithm, by its last name, is that of a record."""
+    code = provenance.code_sha256(algorithms.registry().cls(name))
     old, commit = provenance.first_code(last.code_sha256), last.provenance.commit
     entry = {"algo": name, "code": code, "same_as": old, "commit": commit, "shown": shown}
     files.write_json(path, [*provenance.same_codes(), entry])
@@ -91,14 +91,14 @@ def compare(name: str, last: Record, made: list[Record]) -> list[str]:
         # Under one name their runs have one key, which seeds them
         enter(now / provenance.SAME_CODE.relative_to(ROOT), name, last, shown)
         for checkout in (before, now):
-            if (found := _python(checkout, "-c", CODE, name).strip()) != last.code_sha256:
-                raise UserError(
-                    f"{checkout.name}, its code is {found[:8]}; were all changes added?"
-                )
+            code = _python(checkout, "-c", CODE, name).strip()
+            if code != last.code_sha256:
+                raise UserError(f"its code {checkout.name} is {code[:8]}; were all files added?")
         for item in runs.values():
             source = item.dataset or item.task
             config, _ = algorithms.registry().row(item.algo)[2].resolve(item.task, item.protocol)
-            if asdict(algorithms.registry().cls(name).Config(**config)) != item.config:
+            whole = asdict(algorithms.registry().cls(name).Config(**config))
+            if {field: whole.get(field) for field in item.config} != item.config:  # new ones may be
                 raise UserError(f"{item.algo} is configured otherwise on {source}.")
             if item.dataset:
                 make_data([item.dataset])
