@@ -33,6 +33,7 @@ from tests.perf import (
     bench_tasks,
     goals_learning,
     plain,
+    plain_data,
 )
 from tests.perf.race import Row, faster, race
 
@@ -146,8 +147,8 @@ def test_the_plain_policy_acts_as_ours_does() -> None:
 
 def test_the_plain_loader_reads_the_same_windows(tmp_path: Path) -> None:
     data = datasets.load_file(bench_loader.write(tmp_path / "a.hdf5", bench_loader.TEAM, 5_000))
-    file = plain.write_by_agent(tmp_path / "b.hdf5", data, compression="gzip")
-    loader = plain.PlainLoader(file, data.starts, 3)
+    file = plain_data.write_by_agent(tmp_path / "b.hdf5", data, compression="gzip")
+    loader = plain_data.PlainLoader(file, data.starts, 3)
     obs, after, act, rew, done = loader.item(slice(25, 50))
     np.testing.assert_array_equal(obs, data.obs[25:50].swapaxes(0, 1))
     np.testing.assert_array_equal(after[:, :-1], data.obs[26:50].swapaxes(0, 1))
