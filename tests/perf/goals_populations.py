@@ -25,8 +25,8 @@ MILLION = 1_000_000
 GB_RETURNED = round(MILLION * 64 * 4 / 2**30, 3)  # a floor of what a denoising step adds
 
 CHUNKED = (
-    "what a chunk holds in a layer is more than a core keeps in its cache, and a quarter of it would"
-    " be faster; but that is a change of the code that all records of MF-Diffuser name"
+    "what a chunk holds in a layer is more than a core keeps in its cache; a quarter of it would be"
+    " faster, but that is a change of the code that all records of MF-Diffuser name"
 )
 
 
