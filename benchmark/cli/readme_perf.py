@@ -47,12 +47,12 @@ def device(found: dict[str, Any] | None) -> str:
     DEVICE=cuda`: None where there is none.
     """
     text = (
-        "`--device cuda` puts a run on a GPU: networks, updates and data held in memory stand"
-        " there, batches are gathered there, and an update waits for nothing but these. "
+        "With `--device cuda` networks and data held in memory stand on the GPU: the host draws"
+        " which steps a batch has, and batches are gathered and updates made there. "
     )
     if found is None:
         return text + (
-            "No GPU has measured this yet: the path is tested by its semantics on a CPU"
+            "No GPU has measured this yet: the path is tested on CPU semantics"
             " ([device](tests/test_device.py), [resident data](tests/test_resident.py)), and"
             " `make perf DEVICE=cuda` prints updates per second, memory and utilisation."
         )
