@@ -75,7 +75,7 @@ def populations(full: bool) -> Iterator[Row]:
     grown = np.log(np.median(np.divide(times["ours"], times["small"])))
     exponent = round(float(grown / np.log(sizes[1] / sizes[0])), 3)
     name = f"exponent of a denoising step's time, {sizes[0]:,} to {sizes[1]:,} agents"
-    yield Row(name, "<=", 1.08, exponent, unit="", floor=1.0)
+    yield Row(name, "<=", 1.08, exponent, unit="", floor=1.0, why=CHUNKED)
     if full:
         step = f"a denoising step of {MILLION:,} agents in chunks, 64 stand for all"
         seconds, floor = (round(float(np.median(times[x])) / 1e3, 3) for x in ("ours", "floor"))
