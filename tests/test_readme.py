@@ -83,7 +83,7 @@ def test_what_ray_adds_is_told_with_its_versions_and_counts() -> None:
         "rounds": {"local": [0.25, 0.25], "ray": [0.5, 0.5]},
     }
     text = readme_perf.ray(found)
-    for said in ("Ray (9.8, 2 nodes on P, load 0.5) adds 0.24 s", "0.50 s on it and 0.25 s"):
+    for said in ("Ray (9.8, 2 nodes on P, load 0.5) adds 0.240 s", "0.50 s on it and 0.25 s"):
         assert said in text
     assert "2 rounds of 6 jobs, 2 at a time" in text
 

@@ -70,7 +70,7 @@ def ray(found: dict[str, Any]) -> str:
     rounds, load = len(found["rounds"]["ray"]), machine["load_1_5_15_min"][0]
     return (
         f"Ray ({settings['ray']}, {len(settings['cores_of_nodes'])} nodes on"
-        f" {machine['processor']}, load {load:.1f}) adds {found['added_seconds_a_job']:.2f} s to a"
+        f" {machine['processor']}, load {load:.1f}) adds {found['added_seconds_a_job']:.3f} s to a"
         f" job of a grid; the goal is under 1 s. A job that does nothing but start takes"
         f" {spent['ray']:.2f} s on it and {spent['local']:.2f} s in local processes, medians of"
         f" {rounds} rounds of {settings['jobs']} jobs, {settings['workers']} at a time"
