@@ -5,6 +5,7 @@ algorithm's code.
 from __future__ import annotations
 
 import ast
+import contextlib
 import datetime
 import functools
 import hashlib
@@ -66,15 +67,15 @@ def cpu_fingerprint() -> str:
 
 def machine() -> dict[str, object]:
     """Facts of this machine that a measured time depends on, its load of this moment included."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        name = platform.processor()
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in reversed(Path("/proc/cpuinfo").read_text().splitlines()):
+            name, _, value = line.partition(":")
+            facts[name.strip()] = value.strip()
     return {
-        "processor": name,
+        "processor": facts.get("model name", platform.processor()),
+        # which cores they are, where a cloud's name for them does not say it
+        "processor_family_model": f"{facts.get('cpu family')} {facts.get('model')}",
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "load_1_5_15_min": [round(x, 2) for x in os.getloadavg()],

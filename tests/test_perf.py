@@ -22,6 +22,8 @@ from benchmark.checks.fixtures import TEAM, toy_dataset
 from benchmark.cli.options import Train
 from benchmark.cli.readme_perf import goals as told
 from benchmark.cli.train import plan
+from benchmark.evaluate import rollout
+from benchmark.policy import Trained
 from datasets.recipe import Plan, recipes
 from tests.perf import __main__ as perf
 from tests.perf import (
@@ -32,7 +34,9 @@ from tests.perf import (
     bench_plans,
     bench_tasks,
     goals_learning,
+    goals_populations,
     plain,
+    plain_data,
 )
 from tests.perf.race import Row, faster, race
 
@@ -146,8 +150,8 @@ def test_the_plain_policy_acts_as_ours_does() -> None:
 
 def test_the_plain_loader_reads_the_same_windows(tmp_path: Path) -> None:
     data = datasets.load_file(bench_loader.write(tmp_path / "a.hdf5", bench_loader.TEAM, 5_000))
-    file = plain.write_by_agent(tmp_path / "b.hdf5", data, compression="gzip")
-    loader = plain.PlainLoader(file, data.starts, 3)
+    file = plain_data.write_by_agent(tmp_path / "b.hdf5", data, compression="gzip")
+    loader = plain_data.PlainLoader(file, data.starts, 3)
     obs, after, act, rew, done = loader.item(slice(25, 50))
     np.testing.assert_array_equal(obs, data.obs[25:50].swapaxes(0, 1))
     np.testing.assert_array_equal(after[:, :-1], data.obs[26:50].swapaxes(0, 1))
@@ -156,6 +160,47 @@ def test_the_plain_loader_reads_the_same_windows(tmp_path: Path) -> None:
     assert done.sum(1).tolist() == [1, 1, 1]
     assert [list(part.shape) for part in loader.windows(4, 24)[:2]] == [[4, 3, 24, 18]] * 2
     loader.file.close()
+
+
+def test_the_plain_dataset_has_the_same_windows_and_their_returns(tmp_path: Path) -> None:
+    data = datasets.load_file(bench_loader.write(tmp_path / "a.hdf5", bench_loader.TEAM, 2_500))
+    windows = plain_data.PlainWindows(data, 24, 0.9)
+    item, later = windows[30], data.rew[30:50]  # of the second episode, whose steps are 25 to 49
+    np.testing.assert_array_equal(item["obs"][:20], data.obs[30:50])
+    np.testing.assert_array_equal(item["act"][:20], data.act[30:50])
+    np.testing.assert_array_equal(item["rew"][:20], later)
+    assert not item["obs"][20:].any()
+    assert item["mask"].ravel().tolist() == [1.0] * 20 + [0.0] * 4
+    expected = (0.9 ** np.arange(20)[:, None] * later).sum(0)
+    np.testing.assert_allclose(item["returns"], expected, rtol=1e-5)
+    assert len(windows) == 2_500
+    batch = next(plain_data.batches(windows, 32))
+    assert {name: tuple(part.shape) for name, part in batch.items()} == {
+        "obs": (32, 24, 3, 18), "act": (32, 24, 3, 2), "rew": (32, 24, 3), "mask": (32, 24, 1),
+        "returns": (32, 3),
+    }  # fmt: skip
+
+
+def test_own_environments_are_played_with_the_same_returns() -> None:
+    task = registry.task("mpe/spread-v1")
+    algorithm = DiffusionQL(DiffusionQLConfig(width=32, denoising_steps=2), task.spec, (0,))
+    algorithm.prepare(toy_dataset(task.spec, 10), 1, [np.random.default_rng(0)])
+    policy = Trained(algorithm, 0, task, "diffusion_ql")
+    expected = rollout(task, policy, range(3), True)
+    found = rollout(plain.OwnEnvironments(task), policy, range(3), True)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_memory_counts_what_is_taken_from_a_heap_that_was_left_behind() -> None:
+    def fill() -> list[torch.Tensor]:  # pieces that the heap holds, 128 MB
+        return [torch.zeros(1 << 14) for _ in range(2_000)]
+
+    pieces = fill()
+    last = torch.zeros(1 << 14)  # the heap's end: what lies before it stays when it is freed
+    del pieces
+    found = goals_populations.extra_gb(fill)
+    assert 0.1 < found < 0.2
+    assert last.numel()
 
 
 def test_what_an_update_keeps_grows_with_the_chain() -> None:

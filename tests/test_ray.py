@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+import re
 import subprocess
 import sys
 import time
@@ -21,27 +21,6 @@ pytestmark = [
     pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed"),
 ]
 ROWS = ("bc", "plain_net")
-OVERHEAD = """
-import json, statistics, sys, time
-from pathlib import Path
-from benchmark.executors import Ended, Local, OnRay
-
-def seconds(place):
-    begun = time.perf_counter()
-    for i in range(6):
-        place.start(str(i), ("--help",), Path("nowhere"))
-    ended = []
-    while len(ended) < 6:
-        ended += [event for _, event in place.poll() if isinstance(event, Ended)]
-        time.sleep(0.02)
-    assert {event.code for event in ended} == {0}, ended
-    return (time.perf_counter() - begun) / 6
-
-places = Local(2), OnRay(2)
-times = [[seconds(place) for place in places] for _ in range(4)][1:]  # the first warms up
-print(json.dumps(statistics.median(ray - local for local, ray in times)))
-places[1].close()
-"""
 
 
 class Nodes:
@@ -138,13 +117,14 @@ def test_jobs_of_a_node_that_is_lost_run_on_the_other(nodes: Nodes, tmp_path: Pa
 
 
 def test_ray_adds_less_than_a_second_to_a_job(nodes: Nodes) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", OVERHEAD], capture_output=True, text=True, cwd=ROOT
-    )
+    words = [sys.executable, "-m", "tests.perf.bench_ray", "--rounds", "3"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    seconds = json.loads(done.stdout.splitlines()[-1])
-    print(f"Ray's overhead: {seconds:.3f} s a job")
-    assert seconds < 1.0
+    said = done.stdout.splitlines()[-1]
+    print(said)
+    found = re.fullmatch(r"Ray adds (-?[0-9.]+) s to a job \(goal: under 1 s\)", said)
+    assert found is not None
+    assert float(found[1]) < 1.0
 
 
 def test_a_cluster_that_does_not_answer_is_named(data_root: Path, tmp_path: Path, monkeypatch):

@@ -52,6 +52,42 @@ def test_the_performance_section_says_what_was_met_and_what_was_missed() -> None
     assert "| a: b | ≥ 2 x |  |  | missed |" in text
 
 
+def test_the_performance_section_says_what_has_no_row() -> None:
+    machine = {"processor": "P", "cores": 2, "load_1_5_15_min": [0.5, 0.5, 0.5]}
+    text = readme_perf.goals({"machine": machine, "goals": [], "left_out": {"a": "b c"}})
+    assert text.endswith("What has no row:\n\n- *a*: b c")
+    assert "no row" not in readme_perf.goals({"machine": machine, "goals": []})
+
+
+def test_gpus_are_told_as_not_measured_until_there_is_a_record() -> None:
+    committed = (ROOT / "leaderboard/perf/device-cuda.json").exists()
+    absent = readme_perf.device(None)
+    for said in ("--device cuda", "No GPU has measured this yet", "make perf DEVICE=cuda"):
+        assert said in absent
+    for name in re.findall(r"\]\((.*?)\)", absent):
+        assert (ROOT / name).is_file()
+    assert (absent in (ROOT / "README.md").read_text()) != committed
+    row = {"algo": "bc", "seeds": 3, "updates_per_second": 1234.5, "peak_mb": 10.0}
+    text = readme_perf.device({"device": "G", "rows": [row | {"busy": 0.5, "waits": 0.0}]})
+    assert "No GPU" not in text
+    assert "On G:" in text
+    assert text.endswith("| bc, 3 | 1,234.5 | 10 | 50% | 0.0 |")
+
+
+def test_what_ray_adds_is_told_with_its_versions_and_counts() -> None:
+    found = {
+        "machine": {"processor": "P", "load_1_5_15_min": [0.5, 0.5, 0.5]},
+        "settings": {"ray": "9.8", "jobs": 6, "workers": 2, "cores_of_nodes": [1.0, 1.0]},
+        "seconds_a_job": {"local": 0.25, "ray": 0.5},
+        "added_seconds_a_job": 0.24,
+        "rounds": {"local": [0.25, 0.25], "ray": [0.5, 0.5]},
+    }
+    text = readme_perf.ray(found)
+    for said in ("Ray (9.8, 2 nodes on P, load 0.5) adds 0.240 s", "0.50 s on it and 0.25 s"):
+        assert said in text
+    assert "2 rounds of 6 jobs, 2 at a time" in text
+
+
 def test_a_plan_that_ended_early_says_why_in_its_cell() -> None:
     cells = {
         "1000": {"outcome": "ok", "seconds": 1.2345, "mb": 10.0},

@@ -242,6 +242,8 @@ def run(options: Readme) -> int:
         "claims": claims_table.short(found),
         "algorithms": algorithm_table(),
         "perf": speed.goals(measured["perf"]),
+        "device": speed.device(measured.get("device-cuda")),
+        "ray": speed.ray(measured["ray"]),
         "plans": speed.plans(measured["plans"]),
         "soak": speed.soak(measured["soak"]),
     }

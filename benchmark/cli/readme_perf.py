@@ -36,7 +36,46 @@ def goals(found: dict[str, Any]) -> str:
         if row.get("why") and not row["met"]:
             reasons.setdefault(row["why"], []).append(row["name"])
     said = [f"- *{'*, *'.join(names)}*: {why}" for why, names in reasons.items()]
-    return "\n".join([*lines, *(["", "Why they are missed:", "", *said] if said else [])])
+    left = [f"- *{what}*: {why}" for what, why in found.get("left_out", {}).items()]
+    lines += ["", "Why they are missed:", "", *said] if said else []
+    lines += ["", "What has no row:", "", *left] if left else []
+    return "\n".join(lines)
+
+
+def device(found: dict[str, Any] | None) -> str:
+    """How the suite runs on a GPU, and what one measured, from the record of `make perf
+    DEVICE=cuda`: None where there is none.
+    """
+    text = (
+        "With `--device cuda` networks and data held in memory stand on the GPU: the host draws"
+        " which steps a batch has, and batches are gathered and updates made there. "
+    )
+    if found is None:
+        return text + (
+            "No GPU has measured this yet: the path is tested on CPU semantics"
+            " ([device](tests/test_device.py), [resident data](tests/test_resident.py)), and"
+            " `make perf DEVICE=cuda` prints updates per second, memory and utilisation."
+        )
+    heads = "| group of seeds | updates per second | peak MB | busy | waits per update |"
+    lines = [f"{text}On {found['device']}:", "", heads, "|:---|---:|---:|---:|---:|"]
+    for row in found["rows"]:
+        numbers = f"{row['updates_per_second']:,.1f} | {row['peak_mb']:,.0f} | {row['busy']:.0%}"
+        lines.append(f"| {row['algo']}, {row['seeds']} | {numbers} | {row['waits']:.1f} |")
+    return "\n".join(lines)
+
+
+def ray(found: dict[str, Any]) -> str:
+    """What Ray adds to a job of a grid."""
+    machine, settings, spent = found["machine"], found["settings"], found["seconds_a_job"]
+    rounds, load = len(found["rounds"]["ray"]), machine["load_1_5_15_min"][0]
+    return (
+        f"Ray ({settings['ray']}, {len(settings['cores_of_nodes'])} nodes on"
+        f" {machine['processor']}, load {load:.1f}) adds {found['added_seconds_a_job']:.3f} s to a"
+        f" job of a grid; the goal is under 1 s. A job that does nothing but start takes"
+        f" {spent['ray']:.2f} s on it and {spent['local']:.2f} s in local processes, medians of"
+        f" {rounds} rounds of {settings['jobs']} jobs, {settings['workers']} at a time"
+        " ([record](leaderboard/perf/ray.json))."
+    )
 
 
 def plans(found: dict[str, Any]) -> str:

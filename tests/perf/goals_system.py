@@ -1,4 +1,4 @@
-"""Goals of everything around training: loading, playing, populations, the command line."""
+"""Goals of everything around training: loading, playing, games, the command line."""
 
 from __future__ import annotations
 
@@ -12,38 +12,47 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import datasets
 from algorithms.diffusion_ql import DiffusionQL, DiffusionQLConfig
-from algorithms.mfdiffuser import MFDiffuser, MFDiffuserConfig
-from algorithms.nn.sets import CHUNK, SetDenoiser
+from algorithms.nn.planning import returns_to_go
 from benchmark import registry
-from benchmark.algorithm import build_group
 from benchmark.checks.fixtures import toy_dataset
 from benchmark.evaluate import rollout
 from benchmark.policy import Trained
-from tests.perf import bench_loader, bench_tasks, plain
-from tests.perf.bench_om2p import memory
-from tests.perf.race import Row, faster, race
+from benchmark.profile import products
+from benchmark.task import Task
+from tests.perf import bench_loader, bench_tasks, plain, plain_data
+from tests.perf.race import Row, Times, faster, race
 
 SAMPLERS = {1: 35.0, 15: 18.0, 200: 15.0}  # sampler steps -> goal of evaluation
+OWN_SAMPLERS = {15: 4.5, 200: 9.0}  # the same over 10 of MPE2's own environments
 GAMES = {10_000: 90.0, 100_000: 500.0}  # agents -> goal of the array environment
+LENGTH, GAMMA = 24, 0.99  # of a window, of its return
 WINDOWS = (
-    "of 0.14 ms a batch, 0.025 copy its rows (0.013 at best), 0.015 clear what follows an episode's"
-    " end, 0.008 draw, and the rest are the calls that make a batch's eleven tensors; the plain"
-    " loader reads whole windows, so that it makes 480 reads where transitions need 3,840. It holds"
-    " its arrays open: looking their names up at each read takes ten times as long"
+    "a fifth of a batch copies its rows, an eighth clears what follows an episode's end, less"
+    " draws, and the rest are the calls that make a batch's eleven tensors; the plain loader reads"
+    " whole windows, so that it makes an eighth of the reads that transitions need. It holds its"
+    " arrays open: looking their names up at each read takes ten times as long"
 )
 TRANSITIONS = (
     "the plain loader keeps a megabyte of unpacked chunks of each array, so that gzip costs it no"
-    " more than contiguous arrays do: its time goes into 3,840 reads of HDF5. A fifth of ours is"
-    " the look-up of rows, and the rest are the calls that make a batch"
+    " more than contiguous arrays do: its time goes into reads of HDF5, fifteen for each row. A"
+    " fifth of ours is the look-up of rows, and the rest are the calls that make a batch"
+)
+OWN = (
+    "a product of ours has sixteen rows where ten episodes fill ten, so that the bits of an episode"
+    " are the same in any company, and each agent has a network of its own: ten episodes take as"
+    " long as one does, and that is longer than one takes without such rows"
+)
+FROM_MEMORY = (
+    "the goal was set beside one project's dataset, whose items take several times what these plain"
+    " ones do, and a bare look-up of rows; ours makes eleven tensors a batch beside that look-up"
 )
 GAME = (
-    "of 8 to 9 ns an agent-step, 30% look up rewards and next states, 28% number the rows of the"
-    " tables, 14% count states, 8% copy observations and 7% check actions; the dictionaries take"
-    " 3,900 ns, most of them to gather actions and to hand out observations"
+    "ours looks up rewards and next states, numbers the rows of the tables, counts states, copies"
+    " observations and checks actions, in this order of time; the dictionaries spend most of theirs"
+    " on gathering actions and handing out observations"
 )
 ROOT = Path(__file__).parents[2]
 
@@ -56,14 +65,14 @@ def loader(full: bool) -> Iterator[Row]:
         table = torch.from_numpy(data.obs.copy()).flatten(1)
         width = table.shape[1] * 3 // 2  # with actions, rewards and the rest
         table = torch.cat([table, table], 1)[:, :width].contiguous()
-        steps = torch.randint(len(table) - 24, (32,))[:, None] + torch.arange(24)
+        steps = torch.randint(len(table) - LENGTH, (32,))[:, None] + torch.arange(LENGTH)
         pairs = torch.randint(len(table) - 1, (256,))[:, None] + torch.arange(2)
         for kind, goal, options in (
             ("contiguous", 200.0, {}),
             ("gzip", 1000.0, {"compression": "gzip", "chunks": True}),
         ):
-            file = plain.write_by_agent(Path(folder) / f"{kind}.hdf5", data, **options)
-            one_by_one = plain.PlainLoader(file, data.starts, data.spec.n_agents)
+            file = plain_data.write_by_agent(Path(folder) / f"{kind}.hdf5", data, **options)
+            one_by_one = plain_data.PlainLoader(file, data.starts, data.spec.n_agents)
             races: dict[str, dict[str, Callable[[], object]]] = {
                 "256 transitions": {
                     "plain": lambda one=one_by_one: one.transitions(256),
@@ -71,8 +80,8 @@ def loader(full: bool) -> Iterator[Row]:
                     "floor": lambda: table.index_select(0, pairs.ravel()),
                 },
                 "32 windows of 24 steps": {
-                    "plain": lambda one=one_by_one: one.windows(32, 24),
-                    "ours": lambda: data.windows(rngs, 32, 24),
+                    "plain": lambda one=one_by_one: one.windows(32, LENGTH),
+                    "ours": lambda: data.windows(rngs, 32, LENGTH),
                     "floor": lambda: table.index_select(0, steps.ravel()),
                 },
             }
@@ -82,6 +91,22 @@ def loader(full: bool) -> Iterator[Row]:
                     name, goal, race(variants), why=WINDOWS if "windows" in what else TRANSITIONS
                 )
             one_by_one.file.close()
+        asked = torch.from_numpy(returns_to_go(data, GAMMA).astype(np.float32))
+
+        def planners_batch() -> torch.Tensor:
+            batch = data.windows(rngs, 32, LENGTH)
+            return asked[torch.from_numpy(data.starts[batch.episode]) + batch.step]
+
+        items = plain_data.batches(plain_data.PlainWindows(data, LENGTH, GAMMA), 32)
+        times = race(
+            {
+                "plain": lambda: next(items),
+                "ours": planners_batch,
+                "floor": lambda: table.index_select(0, steps.ravel()),
+            }
+        )
+        name = "32 windows with returns: torch's Dataset and DataLoader"
+        yield faster(name, 30.0, times, why=FROM_MEMORY)
 
 
 def evaluation(full: bool) -> Iterator[Row]:
@@ -112,9 +137,35 @@ def evaluation(full: bool) -> Iterator[Row]:
         )
         name = f"an episode of 100 in lockstep, {steps} sampler steps: agent by agent"
         yield faster(name, goal, times, share=len(seeds))
+        if steps in OWN_SAMPLERS:
+            name = f"an episode of 10 of MPE2's own, {steps} sampler steps: agent by agent"
+            times = own_episodes(task, policy, lambda e=env, p=policies: plain.play(e, p, 10_001))
+            yield faster(name, OWN_SAMPLERS[steps], times, share=10, why=OWN)
     yield Row(
         "lockstep and plain networks: largest difference of outputs", "<=", 1e-6, apart, unit=""
     )
+
+
+def own_episodes(task: Task, policy: Trained, plainly: Callable[[], object]) -> Times:
+    """Ten of a task's PettingZoo environments in lockstep, and what their own steps and the matrix
+    products cannot do without, beside one episode agent by agent.
+    """
+    own, seeds = plain.OwnEnvironments(task), range(10_000, 10_010)
+    obs = np.zeros((len(seeds), task.spec.n_agents, task.spec.obs_dim), np.float32)
+    policy.begin(len(seeds), 0)
+    net, _ = products(lambda: policy.act(obs))
+
+    def floor() -> None:
+        env = own.arrays(len(seeds))
+        env.reset(seeds)
+        for _ in range(task.spec.horizon):
+            net()
+            env.step(np.zeros((*obs.shape[:2], task.spec.act_dim), np.float32))
+
+    def ours() -> None:
+        rollout(own, policy, seeds, True)  # type: ignore[arg-type]
+
+    return race({"plain": plainly, "ours": ours, "floor": floor}, warm=0)
 
 
 def games(full: bool) -> Iterator[Row]:
@@ -138,76 +189,6 @@ def games(full: bool) -> Iterator[Row]:
 def _endless(make, task) -> Iterator[int]:  # type: ignore[no-untyped-def]
     while True:
         yield from make(task)
-
-
-def populations(full: bool) -> Iterator[Row]:
-    """A denoising step of a population, particles of 64 numbers and a network 128 wide: how it
-    grows, what it adds to memory, and against attention. As in algorithms/nn/planner.py, a subset
-    stands for the population, and particles are denoised in chunks.
-    """
-    torch.manual_seed(0)
-    net, attention = SetDenoiser(1, 64, 128, 2), plain.AttentionDenoiser(1, 64, 128)
-    k, stand_in = torch.zeros(1), MFDiffuserConfig().context
-
-    @torch.no_grad()
-    def chunked(x: Tensor) -> Tensor:
-        return torch.cat([net(part, k, x[:, :stand_in]) for part in x.split(CHUNK, 1)], 1)
-
-    @torch.no_grad()
-    def attend(x: Tensor) -> None:
-        attention(x)
-
-    @torch.no_grad()
-    def subset(x: Tensor, m: int = 256) -> None:
-        """Representatives are denoised; everyone then moves as the nearest of them did."""
-        move = net(x[:, :m], k)[0] - x[0, :m]
-        points, centres = x[0].flatten(1), x[0, :m].flatten(1)
-        half = centres.square().sum(-1) / 2
-        for some in range(0, len(points), 65_536):
-            part = slice(some, some + 65_536)
-            nearest = torch.addmm(half, points[part], centres.T, alpha=-1).argmin(-1)
-            x[0, part] += 1e-3 * move.index_select(0, nearest)
-
-    sizes = (10_000, 1_000_000) if full else (10_000, 100_000)
-    drawn = {n: torch.randn(1, n, 1, 64) for n in sizes}
-    times = race({str(n): lambda x=x: chunked(x) for n, x in drawn.items()}, rounds=3, seconds=0.0)
-    grown = np.log(np.median(np.divide(times[str(sizes[1])], times[str(sizes[0])])))
-    exponent = round(float(grown / np.log(sizes[1] / sizes[0])), 3)
-    name = f"exponent of a denoising step's time, {sizes[0]:,} to {sizes[1]:,} agents"
-    yield Row(name, "<=", 1.08, exponent, unit="", floor=1.0)
-    for n, goal in {10_000: 80.0, 100_000: 700.0}.items():
-        if n == 10_000 or full:
-            x, many = torch.randn(1, n, 1, 64), n == 100_000  # attention then takes minutes
-            calls = {"plain": lambda x=x: attend(x), "ours": lambda x=x: subset(x)}
-            times = race(calls, rounds=1 if many else 3, seconds=0.0, warm=0 if many else 1)
-            yield faster(f"256 representatives of {n:,} agents: full attention", goal, times)
-    if full:
-        name = "a denoising step of 1,000,000 agents: extra memory"
-        extra = _extra_gb(lambda: chunked(drawn[1_000_000]))
-        yield Row(name, "<=", 0.6, round(extra, 3), unit="GB", floor=0.238)  # what it returns
-        name = "an update of MF-Diffuser, 1,000,000 agents: extra memory"
-        yield Row(name, "<=", 0.2, round(_extra_gb(_training(1_000_000)), 3), unit="GB")
-
-
-def _training(agents: int) -> Callable[[], None]:
-    """The next update of MF-Diffuser on two populations in memory, its batch included."""
-    spec, rngs = registry.task(f"meanfield/squeeze-n{agents}-v1").spec, [np.random.default_rng(0)]
-    data = toy_dataset(spec, 2)
-    algorithm = build_group(MFDiffuser, MFDiffuserConfig(), spec, (0,))
-    algorithm.prepare(data, 2, rngs)
-
-    def update() -> None:
-        algorithm.update(algorithm.sample(data, rngs))
-
-    return update
-
-
-def _extra_gb(call) -> float:  # type: ignore[no-untyped-def]
-    """GB that a call adds to this process at its peak."""
-    before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
-    call()
-    return (memory("VmHWM") - before) / 1024
 
 
 def startup(full: bool) -> Iterator[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from algorithms.nn.agent_attention import AgentAttention
 from algorithms.nn.unet import GROUPS, Block, Convolution, Doubling, Pair, Residual, TeamUNet
-from benchmark.task import Array
-from datasets.open import h5py
+from benchmark.task import Array, Step, Task
 
 
 # ----------------------------------------------------------------------------------- temporal U-Net
@@ -220,55 +219,44 @@ def play(env: Any, policies: list[PlainDiffusionPolicy], seed: int) -> tuple[Arr
     return returns, np.stack(seen)
 
 
-# ----------------------------------------------------------------------------- data and populations
-CHUNKS_KEPT = 1 << 20  # bytes an array
-KEYS = ("obs", "next_obs", "acs", "rews", "dones")
+class Environments:
+    """One PettingZoo environment an episode, stepped one after the other. Everyone lives to the
+    end, and all episodes end together, as in MPE.
+    """
+
+    def __init__(self, task: Task, n_envs: int) -> None:
+        self.envs = [task.parallel_env() for _ in range(n_envs)]
+        self.agents = self.envs[0].possible_agents
+
+    def reset(self, seeds: Sequence[int]) -> Array:
+        pairs = zip(self.envs, seeds, strict=True)
+        return np.stack([self._stack(env.reset(seed=int(seed))[0]) for env, seed in pairs])
+
+    def step(self, act: Array) -> Step:
+        found = [
+            env.step(dict(zip(self.agents, actions, strict=True)))
+            for env, actions in zip(self.envs, act, strict=True)
+        ]
+        obs, rew, terminated, truncated = (
+            np.stack([self._stack(part[i]) for part in found]) for i in range(4)
+        )
+        return Step(obs, rew, terminated.all(-1), truncated.all(-1))
+
+    def _stack(self, by_agent: dict[str, Array]) -> Array:
+        return np.stack([by_agent[agent] for agent in self.agents])
 
 
-def write_by_agent(path: Path, data: Any, **options: Any) -> Path:
-    """A dataset in the usual layout: an array for each kind and agent, OMAR's names."""
-    after = np.concatenate([data.obs[1:], data.obs[-1:]])
-    last = np.zeros(data.rew.shape, np.float32)
-    last[data.starts[1:] - 1] = 1.0
-    arrays = dict(zip(KEYS, (data.obs, after, data.act, data.rew, last), strict=True))
-    with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            for i in range(array.shape[1]):
-                file.create_dataset(f"{name}_{i}", data=array[:, i], **options)
-    return path
+class OwnEnvironments:
+    """A task that is played through its PettingZoo environments."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.spec = task, task.spec
+
+    def arrays(self, n_envs: int) -> Environments:
+        return Environments(self.task, n_envs)
 
 
-class PlainLoader:
-    """Items of a batch read one by one from the arrays of such a file."""
-
-    def __init__(self, path: Path, starts: Array, n_agents: int) -> None:
-        # Since HDF5 2.0 eight megabytes of chunks are kept of each array, and would hold all of a
-        # small file, unpacked; of a file of a million steps they hold as much as this does here.
-        self.file, self.starts = h5py.File(path, "r", rdcc_nbytes=CHUNKS_KEPT), starts
-        self.rng = np.random.default_rng(0)
-        # opened once: to look a name up costs more than to read a window
-        self.stored = [[self.file[f"{key}_{i}"] for i in range(n_agents)] for key in KEYS]
-
-    def item(self, rows: slice | int) -> list[Array]:
-        return [np.stack([array[rows] for array in arrays]) for arrays in self.stored]
-
-    def windows(self, size: int, length: int) -> list[Tensor]:
-        items = []
-        for e in self.rng.integers(len(self.starts) - 1, size=size):
-            first, last = int(self.starts[e]), int(self.starts[e + 1]) - length
-            at = int(self.rng.integers(first, max(first, last) + 1))
-            items.append(self.item(slice(at, at + length)))
-        return self._batch(items)
-
-    def transitions(self, size: int) -> list[Tensor]:
-        rows = self.rng.integers(int(self.starts[-1]), size=size)
-        return self._batch([self.item(int(row)) for row in rows])
-
-    @staticmethod
-    def _batch(items: list[list[Array]]) -> list[Tensor]:
-        return [torch.from_numpy(np.stack(part)) for part in zip(*items, strict=True)]
-
-
+# ------------------------------------------------------------------------------------- populations
 class AttentionDenoiser(nn.Module):
     """Clean trajectories of a population by full attention between its particles, two layers."""
 
