@@ -20,7 +20,8 @@ plugins = $(if $(PLUGIN),--plugin $(PLUGIN))
 common = $(plugins) $(if $(SEEDS),--seeds $(SEEDS)) --protocol $(PROTOCOL) $(ARGS)
 
 .PHONY: help setup bench train grid profile data datasets new check reference submit verify \
-        leaderboard plots claims site readme render respond perf perf-tables soak lint test test-slow clean
+        same leaderboard plots claims site readme render respond perf perf-tables soak lint test \
+        test-slow clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -104,6 +105,9 @@ readme: setup ## fill the README's tables and figures from the committed records
 render: setup ## TASK= or RUN=CHECKPOINT|KEY|RECORD [POLICY="random expert"], or ALL=1: GIF and PNG
 	@$(CLI) render $(TASK) $(if $(RUN),--run $(RUN)) $(if $(POLICY),--policy $(POLICY)) \
 	  $(if $(ALL),--all) $(plugins) $(ARGS)
+
+same: setup ## [ALGOS=]: show that a change left the bits of committed records as they are
+	@$(CLI) same $(ALGOS)
 
 respond: setup ## RUN=CHECKPOINT|KEY|RECORD: what one agent gains by leaving a trained policy
 	$(call need,RUN,runs/records/....json)
