@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from algorithms.nn.diffusion import time_features
 
 FREQUENCIES = 16
-CHUNK = 32_768  # particles denoised at once, where a subset stands for the population
+CHUNK = 8_192  # particles denoised at once, where a subset stands for the population: fit a cache
 
 
 class MeanField(nn.Module):
