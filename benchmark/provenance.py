@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,18 +160,36 @@ def written_sha256(cls: type) -> str:
 
     Their first docstrings do not count: an algorithm's header may tell what its runs showed.
     """
-    start = Path(inspect.getfile(cls)).resolve()
+
+    def loaded(name: str) -> Path | None:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        return Path(file) if file else None
+
     package = (cls.__module__.rsplit(".", 1)[0] + ".") if "." in cls.__module__ else None
+    return _followed(Path(inspect.getfile(cls)).resolve(), package, loaded)
+
+
+def checkout_sha256(folder: Path, name: str) -> str:
+    """`written_sha256` of the algorithm of a name in another checkout, of which nothing is run."""
+
+    def there(module: str) -> Path | None:
+        path = folder.joinpath(*module.split("."))
+        found = (path.with_suffix(".py"), path / "__init__.py")
+        return next((file for file in found if file.is_file()), None)
+
+    return _followed(folder / "algorithms" / f"{name}.py", "algorithms.", there)
+
+
+def _followed(start: Path, package: str | None, find: Callable[[str], Path | None]) -> str:
     seen: dict[str, Path] = {start.name: start}
     waiting = [start]
     while waiting:
         for name in sorted(_imported_modules(waiting.pop())):
             if package is None or not name.startswith((package, "algorithms.")):
                 continue
-            module = sys.modules.get(name)
-            file = getattr(module, "__file__", None)
+            file = find(name)
             if file and name not in seen:
-                seen[name] = Path(file)
-                waiting.append(Path(file))
+                seen[name] = file
+                waiting.append(file)
     lines = sorted(f"{name} {files.sha256(_code(path))}" for name, path in seen.items())
     return files.sha256("\n".join(lines).encode())

@@ -41,6 +41,14 @@ def test_a_code_goes_by_the_name_of_the_first_that_it_is_the_same_as(known) -> N
     assert provenance.first_code("x") in "xy"  # a circle has an end
 
 
+def test_the_code_of_another_checkout_has_the_hash_of_this_one() -> None:
+    import algorithms
+
+    for name in ("bc", "mfdiffuser", "om2p", "madiff"):
+        written = provenance.written_sha256(algorithms.registry().cls(name))
+        assert provenance.checkout_sha256(ROOT, name) == written
+
+
 def test_records_of_same_codes_are_one_row_and_of_this_checkout(known) -> None:
     import algorithms
 

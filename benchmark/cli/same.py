@@ -2,7 +2,7 @@
 
 Keys of runs name an algorithm's code by a hash, so that a change to shared modules would part it
 from all of its records, whether or not a number changes. This command trains with both codes, the
-older one from the commit that its records name: two seeds of a smoke run of every row, on one
+older one from the last commit that had it: two seeds of a smoke run of every row, on one
 dataset of every namespace that the row has records of. Where checkpoints and returns are equal
 bit by bit, the newer hash is entered in leaderboard/same_code.json as another name of the older,
 and `benchmark.provenance.code_sha256` gives the older one from then on.
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
     from benchmark.record import Record
 
 SEEDS = ("0", "1")  # a group of two, stacked where the algorithm stacks
-CODE = (
-    "import sys, algorithms; from benchmark import provenance;"
-    "print(provenance.code_sha256(algorithms.registry().cls(sys.argv[1])))"
-)
 
 
 def run(options: Same) -> int:
@@ -50,35 +46,38 @@ def run(options: Same) -> int:
         code = provenance.code_sha256(algorithms.registry().cls(name))
         made = [x for x in record.read_all([options.records]) if x.algo.split(".")[0] == name]
         made = [x for x in made if not x.provenance.dirty]
-        others = {x.code_sha256: x for x in sorted(made, key=lambda x: x.provenance.finished)}
+        others = dict.fromkeys(x.code_sha256 for x in sorted(made, key=_finished))
         if all(provenance.first_code(old) == code for old in others):
             print(f"{name} {code[:8]}: no record is by another code", flush=True)
-        for old, last in sorted(others.items(), key=lambda x: x[1].provenance.finished):
+        for old in others:
             if provenance.first_code(old) == provenance.first_code(code):
                 continue
             try:
-                shown = compare(name, last, [x for x in made if x.code_sha256 == old])
+                commit, shown = compare(name, old, [x for x in made if x.code_sha256 == old])
             except UserError as error:
                 print(f"{name} {code[:8]} is not {old[:8]}: {error}", flush=True)
                 differ = True
                 continue
-            enter(provenance.SAME_CODE, name, last, shown)
+            enter(provenance.SAME_CODE, name, old, commit, shown)
             print(f"{name} {code[:8]} is {old[:8]}: equal bits on {', '.join(shown)}", flush=True)
     return int(differ)
 
 
-def enter(path: Path, name: str, last: Record, shown: list[str]) -> None:
-    """Add to the file that today's code of an algorithm, by its last name, is that of a record."""
-    code = provenance.code_sha256(algorithms.registry().cls(name))
-    old, commit = provenance.first_code(last.code_sha256), last.provenance.commit
+def _finished(made: Record) -> str:
+    return made.provenance.finished
+
+
+def enter(path: Path, name: str, old: str, commit: str, shown: list[str]) -> None:
+    """Add to the file that today's code of an algorithm, by its last name, is an older one."""
+    code, old = provenance.code_sha256(algorithms.registry().cls(name)), provenance.first_code(old)
     entry = {"algo": name, "code": code, "same_as": old, "commit": commit, "shown": shown}
     files.write_json(path, [*provenance.same_codes(), entry])
     provenance.same_codes.cache_clear()
 
 
-def compare(name: str, last: Record, made: list[Record]) -> list[str]:
-    """Rows and datasets on which today's code has the bits of the code of `made`, of which `last`
-    names the commit. Raises UserError where it has not.
+def compare(name: str, old: str, made: list[Record]) -> tuple[str, list[str]]:
+    """The last commit with the old code of the records `made`, and the rows and datasets on which
+    today's has its bits. Raises UserError where it has not.
     """
     runs: dict[tuple[str, str], Record] = {}  # one dataset of a row and namespace
     for item in sorted(made, key=lambda x: (x.algo, x.dataset or x.task)):
@@ -86,14 +85,11 @@ def compare(name: str, last: Record, made: list[Record]) -> list[str]:
     shown: list[str] = []
     with tempfile.TemporaryDirectory(prefix="same-") as folder:
         before, now = Path(folder) / "before", Path(folder) / "now"
-        check_out(last.provenance.commit, before)
+        if not (commit := find(name, old, before)):
+            raise UserError("no commit of this clone has its code.")
         check_out(_git("stash", "create").decode().strip() or "HEAD", now)
         # Under one name their runs have one key, which seeds them
-        enter(now / provenance.SAME_CODE.relative_to(ROOT), name, last, shown)
-        for checkout in (before, now):
-            code = _python(checkout, "-c", CODE, name).strip()
-            if code != last.code_sha256:
-                raise UserError(f"its code {checkout.name} is {code[:8]}; were all files added?")
+        enter(now / provenance.SAME_CODE.relative_to(ROOT), name, old, commit, shown)
         for item in runs.values():
             source = item.dataset or item.task
             config, _ = algorithms.registry().row(item.algo)[2].resolve(item.task, item.protocol)
@@ -102,16 +98,42 @@ def compare(name: str, last: Record, made: list[Record]) -> list[str]:
                 raise UserError(f"{item.algo} is configured otherwise on {source}.")
             if item.dataset:
                 make_data([item.dataset])
-            old, new = (train(checkout, item.algo, source) for checkout in (before, now))
-            if different := checkpoint.differences(old, new):
+            ends = [train(checkout, item.algo, source) for checkout in (before, now)]
+            if different := checkpoint.differences(ends[0], ends[1]):
                 raise UserError(f"{item.algo} on {source} ends with another {different[0][1:]}.")
             shown.append(f"{item.algo} {source}")
-    return shown
+    return commit, shown
 
 
-def check_out(commit: str, folder: Path) -> None:
+def find(name: str, code: str, folder: Path) -> str:
+    """The last commit in which an algorithm has a code, and its files in a folder; "" if there is
+    none. It is the last so that all but the algorithm differs little.
+    """
+    after = "HEAD"
+    for commit in _git("log", "--format=%H", "--", "algorithms").decode().split():
+        with tempfile.TemporaryDirectory() as part:
+            check_out(commit, Path(part), "algorithms")
+            if has(Path(part), name, code):
+                for found in (f"{after}^", commit):  # after a merge, its first parent may have it
+                    shutil.rmtree(folder, ignore_errors=True)
+                    check_out(found, folder)
+                    if has(folder, name, code):
+                        return _git("rev-parse", found).decode().strip()
+        after = commit
+    return ""
+
+
+def has(checkout: Path, name: str, code: str) -> bool:
+    """Whether an algorithm has a code in a checkout."""
+    if not (checkout / "algorithms" / f"{name}.py").is_file():
+        return False
+    found = provenance.checkout_sha256(checkout, name)
+    return code in (found, provenance.first_code(found))
+
+
+def check_out(commit: str, folder: Path, *paths: str) -> None:
     """The files of a commit in a folder, beside this checkout, whose state is not touched."""
-    with tarfile.open(fileobj=io.BytesIO(_git("archive", commit))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, *paths))) as archive:
         archive.extractall(folder, filter="data")
 
 
