@@ -58,7 +58,7 @@ def run(options: Same) -> int:
                 print(f"{name} {code[:8]} is not {old[:8]}: {error}", flush=True)
                 differ = True
                 continue
-            enter(provenance.SAME_CODE, name, old, commit, shown)
+            enter(name, old, commit, shown)
             print(f"{name} {code[:8]} is {old[:8]}: equal bits on {', '.join(shown)}", flush=True)
     return int(differ)
 
@@ -67,11 +67,11 @@ def _finished(made: Record) -> str:
     return made.provenance.finished
 
 
-def enter(path: Path, name: str, old: str, commit: str, shown: list[str]) -> None:
+def enter(name: str, old: str, commit: str, shown: list[str]) -> None:
     """Add to the file that today's code of an algorithm, by its last name, is an older one."""
     code, old = provenance.code_sha256(algorithms.registry().cls(name)), provenance.first_code(old)
     entry = {"algo": name, "code": code, "same_as": old, "commit": commit, "shown": shown}
-    files.write_json(path, [*provenance.same_codes(), entry])
+    files.write_json(provenance.SAME_CODE, [*provenance.same_codes(), entry])
     provenance.same_codes.cache_clear()
 
 
@@ -88,8 +88,11 @@ def compare(name: str, old: str, made: list[Record]) -> tuple[str, list[str]]:
         if not (commit := find(name, old, before)):
             raise UserError("no commit of this clone has its code.")
         check_out(_git("stash", "create").decode().strip() or "HEAD", now)
-        # Under one name their runs have one key, which seeds them
-        enter(now / provenance.SAME_CODE.relative_to(ROOT), name, old, commit, shown)
+        # Under one name their runs have one key, which seeds what draws from global generators
+        file, cls = provenance.SAME_CODE.relative_to(ROOT), algorithms.registry().cls(name)
+        (before / file).unlink(missing_ok=True)
+        here, there = provenance.written_sha256(cls), provenance.checkout_sha256(before, name)
+        files.write_json(now / file, [{"code": here, "same_as": there}])
         for item in runs.values():
             source = item.dataset or item.task
             config, _ = algorithms.registry().row(item.algo)[2].resolve(item.task, item.protocol)
@@ -142,16 +145,13 @@ def train(checkout: Path, row: str, source: str) -> dict[str, Any]:
     out = checkout / "runs" / row
     words = ["train", row, source, "--protocol", "smoke", "--seeds", *SEEDS, "--progress", "none"]
     _python(checkout, "-m", "benchmark", *words, "--out", str(out))
-    groups = sorted((out / "checkpoints").iterdir())
-    ends: dict[str, Any] = {
-        f"tensor of group {number}": _own(path)
-        for number, group in enumerate(groups)
-        if (path := checkpoint.latest(group))
-    }
     made = record.read_all([out / "records"])
-    returns = {f"return of seed {x.seed}": [*x.team_returns, x.status] for x in made}
+    ends: dict[str, Any] = {f"return of seed {x.seed}": [*x.team_returns, x.status] for x in made}
+    for item in made:  # a group of seeds has one checkpoint
+        path = checkpoint.latest(out / "checkpoints" / f"{row}-{item.key[:12]}")
+        ends[f"tensor of seed {item.group[0]}"] = _own(path) if path else None
     shutil.rmtree(out)
-    return ends | returns
+    return ends
 
 
 def _own(path: Path) -> dict[str, Any]:
