@@ -90,7 +90,7 @@ def seeds(full: bool) -> Iterator[Row]:
             warm=4,
         )
         name = f"5 seeds in one compiled update, {width} wide, batch {size}: 5 runs"
-        yield faster(name, goal, times, why=STACKED if width == 256 else "")
+        yield faster(name, goal, times, why=STACKED)
 
 
 def optimiser(full: bool) -> Iterator[Row]:
@@ -166,7 +166,8 @@ def unet(full: bool) -> Iterator[Row]:
     yield faster(f"U-Net update, {size} windows, float32: nn.Conv1d", 1.25, times, why=PROCESSOR)
     name = f"U-Net update, {size} windows, bfloat16: nn.Conv1d in float32"
     if has_bf16():
-        yield faster(name, 2.0, {"plain": times["plain"], "ours": times["bf16"]})
+        lower = {"plain": times["plain"], "ours": times["bf16"]}
+        yield faster(name, 2.0, lower, why=PROCESSOR)
     else:
         yield Row(name, ">=", 2.0, None, note="this processor has no avx512_bf16")
     own = {"ours": times["compact"], "floor": times["compact floor"]}
