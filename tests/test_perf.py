@@ -71,6 +71,16 @@ def test_a_dataset_is_timed_and_scaled_to_its_size(tmp_path: Path) -> None:
     assert row["make_seconds"] >= row["make_seconds_timed"] > 0
 
 
+def test_a_device_that_is_not_there_is_refused_in_a_sentence(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["bench_device", "--device", "cuda:7"])
+    with pytest.raises(SystemExit) as end:
+        bench_device.main()
+    assert end.value.code == 2
+    said = capsys.readouterr()
+    assert "'cuda:7' cannot be used here, expected cpu" in said.err
+    assert not said.out
+
+
 def test_learners_are_timed_on_a_device(data_root: Path) -> None:
     """On a CPU, by the same code as on a GPU."""
     source = bench_device.learners()["mfdiffuser"]

@@ -31,6 +31,7 @@ from benchmark import files, profile, provenance
 from benchmark.cli.options import Train
 from benchmark.cli.train import make_data, plan
 from benchmark.errors import UserError
+from benchmark.runner import check_device
 from benchmark.train import Run
 
 FOLDER = Path(__file__).parents[2] / "leaderboard" / "perf"
@@ -144,6 +145,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of wall time a row")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
+    try:
+        check_device(options.device)
+    except UserError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     rows, refused = [], {}
     print(
