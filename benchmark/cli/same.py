@@ -137,7 +137,8 @@ def has(checkout: Path, name: str, code: str) -> bool:
 def check_out(commit: str, folder: Path, *paths: str) -> None:
     """The files of a commit in a folder, beside this checkout, whose state is not touched."""
     with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, *paths))) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+        archive.extractall(folder)  # Python 3.11 before .4 has no filters; the archive is our own
 
 
 def train(checkout: Path, row: str, source: str) -> dict[str, Any]:
