@@ -18,12 +18,14 @@ E2  weights w_i of a particle, of mean 1 (`algorithms/nn/value_weights.py`): of 
     variants of the track `model`, and stopped once the learned game is in doubt, as TMF-PG does;
     "advantage", one large step of that; or "none".
 E3  loss: E[(1/M) sum_i w_i omega(k) |x0(x_k,i, nu_k, k) - tau_i|^2], omega = clip(SNR, .05, 5)
-    or, "bell", max(4 abar (1 - abar), .05). The first state is given: its channels are left out.
+    or, "bell", max(4 abar (1 - abar), .05), or, "flat", 1; a state's number weighs `state_share`
+    of an action's. The first state is given: its channels are left out.
     A weighted denoising loss has the tilted law as its exact minimiser, so no guidance is needed.
 E4  network: x0(k, x, nu) = A(k, x) + B[nu](x), convolutions over the steps of a window,
     `algorithms/nn/sets.py`; told the window's first step, and with `see_mu` the population's law.
 E5  sampler: DDIM, flat or coarse-to-fine, N_0 < b N_0 < ... < N, `algorithms/nn/hierarchy.py`.
 E6  plan: from the population's states, execute `execute` steps of each agent's window, plan again.
+    From noise times `temperature`; from none where actions are asked to be deterministic.
     inv_dyn: windows of states alone, and an inverse model a(s, s') between them.
 E7  table: the same without a simulator: each window starts where the one before it led;
     pi(a | s, h) = (generated count of (h, s, a) + alpha pi_data(a | s, h)) / norm.
@@ -44,7 +46,9 @@ Differences from the paper:
 5. [OUR CHOICE] Weights of returns tilt agents inside their population in competitive games. That is
    one step of mirror descent against the behaviour population; E2's "mirror" goes all the way.
 6. [OUR CHOICE] Advantages are those of the behaviour along its own mean flow, not of each episode.
-7. [PRIOR WORK: Decision Diffuser, Diffuser] E6's inverse model and E9.
+7. [PRIOR WORK: Decision Diffuser, Diffuser] E6's inverse model and E9. Less weight on states than
+   on actions is Diffuser's, which weighs the first action 10 times; our shares and no noise in
+   plans are [OUR CHOICE].
 
 What reproduces (records of leaderboard/results, quick protocol, scores of 100; the paper's own
 numbers could not be read):
