@@ -78,6 +78,7 @@ measured. Medium data (old form): 37, BC's own 38, whatever the guidance. Learni
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -87,6 +88,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from algorithms.nn import categorical
+from algorithms.nn.compiled import CompileMode, compile_graph, resolve_compile
 from algorithms.nn.encode import action_mask, sampled_steps
 from algorithms.nn.planning import (
     InverseDynamics,
@@ -190,6 +192,7 @@ class MADiffConfig:
     lr: float = 1e-3  # Adam step size; paper 2e-4
     ema: float = 0.995  # decay of the averaged weights that act
     gamma: float = 0.99  # discount of returns, paper
+    compile: CompileMode = "auto"  # one graph per update: auto (long runs), on, off
 
     @property
     def guessed(self) -> int:
@@ -274,7 +277,12 @@ class MADiff(Algorithm):
         learned = {"nets": self.nets, "ema": self.ema, "optimiser": self.optimiser}
         fitted = {"normaliser": self.normaliser, "centre": self.centre, "spread": self.spread}
         self.parts = Parts(**fitted, noise=[self.generator], **learned)
+        self._set_compiled(False)
         self.begin(1, 0)
+
+    def _set_compiled(self, compiled: bool) -> None:
+        self.compiled = compiled
+        self._losses = compile_graph(self._gradients) if compiled else self._gradients
 
     def prepare(
         self, data: Dataset, steps: int, rngs: Rngs, model: GameModel | None = None
@@ -289,42 +297,59 @@ class MADiff(Algorithm):
         asked = asked / scale if scale else ranks_by_step(asked, data.starts)
         self.asked = torch.as_tensor(asked, dtype=torch.float32, device=self.device)
         self.starts = torch.as_tensor(np.array(data.starts), device=self.device)
+        self._set_compiled(resolve_compile(self.config.compile, steps))
 
     def sample(self, data: Dataset, rngs: Rngs) -> Batch:
         return data.windows(rngs, self.config.batch_size, len(self.present))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        x, act, valid, row, weight = self._windows(batch)
-        plan, (b, n) = self._plan_of(x) * valid.unsqueeze(-1), x.shape[:2]
+        windows = self._windows(batch)
+        b, n = windows.x.shape[:2]
         visible = self._visible(b)
-        given = self._given(visible)  # [B, N, T, 1]
-        known = plan * visible[:, :, None, None]  # what is not seen of the past is 0
         k = self._random(b, len(self.levels))
-        level = self.levels[k].view(-1, 1, 1, 1)
-        eps = torch.randn(x.shape, generator=self.generator, device=self.device)
-        noised = level.sqrt() * plan + (1 - level).sqrt() * eps  # (1)
-        noised = torch.where(given, known, noised * self._seen(level))
-        used = self.normaliser.used[:, None]  # [N, 1, F]
+        eps = torch.randn(windows.x.shape, generator=self.generator, device=self.device)
         u = torch.rand((b, n), generator=self.generator, device=self.device)
-        shown, present = (u >= self.config.dropout).float(), self._present(known)
-        found = self.nets.denoise(noised * used, k, self.asked[row], shown, present)
-        wanted = eps if self.config.prediction == "epsilon" else plan
-        error = ((found - wanted).square() * used).sum(-1) / used.sum(-1).clamp(min=1)  # [B, N, T]
-        sought = valid * ~given.squeeze(-1) * weight[:, None, None]
-        first = (self.present == 1) * visible.unsqueeze(-1)  # [B, N, T]
-        sought = sought * (1 + (self.config.next_weight - 1) * first)  # difference 13
-        plan_loss = (error * sought).sum() / sought.sum().clamp(min=1)  # (2)
-        inverse_loss = self._inverse_loss(x, plan, act, valid)
-        loss = 0.5 * (plan_loss + inverse_loss)
-        if self.config.guessed:
-            loss = loss + self.config.guess * self._guess_loss(plan, valid)
-        self.optimiser.zero_grad()
-        loss.backward()
+        shown = (u >= self.config.dropout).float()
+        losses, gradients = self._losses(windows, visible, k, eps, self.asked[windows.row], shown)
+        for weight, gradient in zip(self.nets.parameters(), gradients, strict=True):
+            weight.grad = gradient
         self.optimiser.step()
         self.steps += 1
         decay = min(self.config.ema, self.steps / (self.steps + 9))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.nets.parameters()), 1 - decay)
-        return {"plan_loss": plan_loss.detach(), "inverse_loss": inverse_loss.detach()}
+        return losses
+
+    def _gradients(
+        self,
+        windows: Windows,
+        visible: Tensor,
+        k: Tensor,
+        eps: Tensor,
+        asked: Tensor,
+        shown: Tensor,
+    ) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
+        """Losses and their gradients at levels k [B] with this noise; `shown` [B, N] as in (4)."""
+        x, valid = windows.x, windows.valid
+        plan = self._plan_of(x) * valid.unsqueeze(-1)
+        given = self._given(visible)  # [B, N, T, 1]
+        known = plan * visible[:, :, None, None]  # what is not seen of the past is 0
+        level = self.levels[k].view(-1, 1, 1, 1)
+        noised = level.sqrt() * plan + (1 - level).sqrt() * eps  # (1)
+        noised = torch.where(given, known, noised * self._seen(level))
+        used = self.normaliser.used[:, None]  # [N, 1, F]
+        found = self.nets.denoise(noised * used, k, asked, shown, self._present(known))
+        wanted = eps if self.config.prediction == "epsilon" else plan
+        error = ((found - wanted).square() * used).sum(-1) / used.sum(-1).clamp(min=1)  # [B, N, T]
+        sought = valid * ~given.squeeze(-1) * windows.weight[:, None, None]
+        first = (self.present == 1) * visible.unsqueeze(-1)  # [B, N, T]
+        sought = sought * (1 + (self.config.next_weight - 1) * first)  # difference 13
+        plan_loss = (error * sought).sum() / sought.sum().clamp(min=1)  # (2)
+        inverse_loss = self._inverse_loss(x, plan, windows.act, valid)
+        loss = 0.5 * (plan_loss + inverse_loss)
+        if self.config.guessed:
+            loss = loss + self.config.guess * self._guess_loss(plan, valid)
+        losses = {"plan_loss": plan_loss.detach(), "inverse_loss": inverse_loss.detach()}
+        return losses, torch.autograd.grad(loss, list(self.nets.parameters()))
 
     def _windows(self, batch: Batch) -> Windows:
         history = self.config.history
@@ -453,11 +478,13 @@ class MADiff(Algorithm):
         return categorical.draw(likely, self.rng.random((e, n)))
 
     def state_dict(self) -> dict[str, Any]:
-        return self.parts.state_dict() | {"steps": self.steps}
+        return self.parts.state_dict() | {"steps": self.steps, "compiled": self.compiled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.parts.load_state_dict(state)
         self.steps = state["steps"]
+        if state["compiled"] != self.compiled:
+            self._set_compiled(state["compiled"])
 
     def cost(self) -> dict[str, float]:
         parameters = sum(p.numel() for p in self.nets.parameters())

@@ -91,7 +91,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -100,6 +100,7 @@ import torch
 from torch import Tensor
 
 from algorithms.nn import categorical
+from algorithms.nn.compiled import CompileMode, compile_graph, resolve_compile
 from algorithms.nn.diffusion import add_noise, bell_weight, expand, snr_weight
 from algorithms.nn.game import logged
 from algorithms.nn.particles import Particles
@@ -245,6 +246,7 @@ class MFDiffuserConfig:
     scale: float = 1.2  # g of E9; Decision Diffuser's for cfg
     target: float = 0.9  # rank of the return that is asked for; Decision Diffuser
     members: int = 3  # of the learned game's ensemble
+    compile: CompileMode = "auto"  # the denoiser's updates as one graph: auto (long runs), on, off
 
 
 def denoising_loss(
@@ -342,7 +344,13 @@ class MFDiffuser(Algorithm):
         self.start_law = torch.full((self.n_obs,), 1 / self.n_obs, device=device)  # [O], of s_0
         self.tilt = torch.zeros(shape, device=device)  # log pi / pi_data of E2
         self.table = self.behaviour  # the behaviour policy until finish()
+        self.trained = trained
+        self._set_compiled(False)
         self.begin(1, 0)
+
+    def _set_compiled(self, compiled: bool) -> None:
+        self.compiled = compiled
+        self._losses = compile_graph(self._gradients) if compiled else self._gradients
 
     def _refuse(self) -> None:
         """Raise UserError for settings that this task has no room for."""
@@ -375,6 +383,7 @@ class MFDiffuser(Algorithm):
     ) -> None:
         """Weights (E2), the law of s_0 and the behaviour policy, from the whole data set."""
         config, spec = self.config, self.spec
+        self._set_compiled(resolve_compile(config.compile, steps))
         self.data, self.agents = data, min(config.agents, spec.n_agents)
         # As many particles where there are fewer agents: a network learns from rows
         self.populations = config.batch_size * config.agents // self.agents
@@ -424,54 +433,67 @@ class MFDiffuser(Algorithm):
         return decisions.solve(config.rate, config.iterations, config.budget)
 
     def _denoise(self, batch: Batch) -> dict[str, Tensor]:
-        config, code = self.config, self.code
-        given, agents = code.states, batch.obs.shape[2]
-        x0 = code.encode(batch.obs, batch.act)  # [B, M, H, D]
-        there = batch.valid.unsqueeze(-1).expand(-1, -1, agents)
-        there = there if batch.alive is None else there & batch.alive
-        there = there.transpose(1, 2).unsqueeze(-1).float()  # [B, M, H, 1]
+        config, count, agents = self.config, len(batch.obs), batch.obs.shape[2]
         row = self.starts[batch.episode] + batch.step  # [B]
-        agent = batch.agent[:, None] + torch.arange(agents, device=x0.device)  # [B, M]
+        agent = batch.agent[:, None] + torch.arange(agents, device=row.device)  # [B, M]
         weight = self.weights[row[:, None], agent]
         if self.decisions is not None:
             first = batch.obs[:, 0, :, 0], batch.act[:, 0]
             ratio = self.tilt[batch.step[:, None], *first].exp()
             weight = ratio if batch.active is None else torch.where(batch.active[:, 0], ratio, 1.0)
-        k = torch.rand(len(x0), generator=self.generator, device=x0.device)  # [B]
-        eps = torch.randn(x0.shape, generator=self.generator, device=x0.device)
+        k = torch.rand(count, generator=self.generator, device=row.device)  # [B]
+        shape = count, agents, *self.code.shape
+        eps = torch.randn(shape, generator=self.generator, device=row.device)
+        asked = self._asked(self.ranks[row]) if config.guidance == "cfg" else None
+        togo = None if self.judge is None else self.togo[row[:, None], agent]
+        losses, gradients = self._losses(batch, weight, k, eps, asked, togo)
+        for parameter, gradient in zip(self.trained, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimiser.step()
+        decay = min(config.ema, self.step / (self.step + 9))  # forgets the initial weights
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - decay)
+        return losses
+
+    def _gradients(
+        self,
+        batch: Batch,
+        weight: Tensor,
+        k: Tensor,
+        eps: Tensor,
+        asked: Tensor | None,
+        togo: Tensor | None,
+    ) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
+        """Losses, and the gradients of their sum, of windows at noise levels k [B] with noise eps
+        [B, M, H, D]; weight, togo [B, M] are of E2 and E9, asked [B, 2].
+        """
+        config, given, agents = self.config, self.code.states, batch.obs.shape[2]
+        x0 = self.code.encode(batch.obs, batch.act)  # [B, M, H, D]
+        there = batch.valid.unsqueeze(-1).expand(-1, -1, agents)
+        there = there if batch.alive is None else there & batch.alive
+        there = there.transpose(1, 2).unsqueeze(-1).float()  # [B, M, H, 1]
         x = add_noise(x0, eps, k)
         x[:, :, 0, :given] = x0[:, :, 0, :given]
         x = x * there
-        told = {"start": batch.step if self.net.start else None}
+        told: dict[str, Tensor | None] = {"start": batch.step if self.net.start else None}
         if config.see_mu:
             told["seen"] = mean_state(x0[:, :, 0, :given], there[:, :, 0, 0])
-        if config.guidance == "cfg":
-            told["asked"] = self._asked(self.ranks[row])
-        predicted = self.net(x, k, **told)
+        predicted = self.net(x, k, **told, asked=asked)
         counts = there.expand_as(x0).clone()
         counts[:, :, 0, :given] = 0
         counts[..., :given] *= config.state_share
         if batch.active is not None:  # what a passive agent chose has no meaning
             counts[..., given:] *= batch.active.transpose(1, 2).unsqueeze(-1)
+        flat = [value.flatten(2)[..., given:] for value in (predicted, x0, counts)]
         omega = OMEGAS[config.omega](k)  # [B]
-        flat = [value.flatten(2) for value in (predicted, x0, counts)]
-        used = slice(given, None)
-        loss = denoising_loss(
-            flat[0][..., used], flat[1][..., used], weight, omega, flat[2][..., used]
-        )
-        losses = {"loss": loss}
-        if self.judge is not None:
-            error = (self.judge(x, k) - self.togo[row[:, None], agent]).square()
+        losses = {"loss": denoising_loss(flat[0], flat[1], weight, omega, flat[2])}
+        if self.judge is not None and togo is not None:
+            error = (self.judge(x, k) - togo).square()
             losses["value_loss"] = (error * there[:, :, 0, 0]).mean()
         if self.inverse is not None:
             losses["inverse_loss"] = self.inverse.loss(batch, weight * there[:, :, 1, 0])
-        loss = torch.stack(list(losses.values())).sum()
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        decay = min(config.ema, self.step / (self.step + 9))  # forgets the initial weights
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - decay)
-        return {name: value.detach() for name, value in losses.items()}
+        total = torch.stack(list(losses.values())).sum()
+        gradients = torch.autograd.grad(total, self.trained, allow_unused=True)
+        return {name: value.detach() for name, value in losses.items()}, gradients
 
     def _asked(self, rank: Tensor) -> Tensor:
         """What cfg is told [B, 2]: a rank, or that there is none."""
@@ -550,7 +572,8 @@ class MFDiffuser(Algorithm):
 
     def state_dict(self) -> dict[str, Any]:
         tensors = {"generator": self.generator.get_state(), "tilt": self.tilt, "table": self.table}
-        return self.saved.state_dict() | tensors | {"start_law": self.start_law, "step": self.step}
+        tensors |= {"start_law": self.start_law}
+        return self.saved.state_dict() | tensors | {"step": self.step, "compiled": self.compiled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.saved.load_state_dict(state)
@@ -559,6 +582,8 @@ class MFDiffuser(Algorithm):
             state[name].to(self.device) for name in ("tilt", "table", "start_law")
         )
         self.step = state["step"]
+        if state["compiled"] != self.compiled:
+            self._set_compiled(state["compiled"])
 
     def cost(self) -> dict[str, float]:
         """`sampler_steps`: network calls behind a plan; `population_ms`: processor time to generate

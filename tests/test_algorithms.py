@@ -17,7 +17,6 @@ from benchmark.algorithm import Algorithm, Variant, build_group
 from benchmark.checks import run_check, training
 from benchmark.checks.algorithm import CHECKS, AlgorithmSubject, check_algorithm
 from benchmark.checks.fixtures import CHOICE, POPULATION, TEAM, toy_dataset
-from benchmark.checks.subject import tensors
 from benchmark.errors import UserError
 
 BY_NAME = {check.__name__: check for check in CHECKS}
@@ -521,16 +520,3 @@ def test_an_exchangeable_team_shares_one_policy():
         np.testing.assert_allclose(
             act, np.broadcast_to(act[:, :, :1], act.shape), rtol=0, atol=1e-6
         )
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(("cls", "spec"), [(BC, TEAM), (BC, POPULATION), (MATD3BC, TEAM)])
-def test_compiled_training_is_eager_training(cls, spec):
-    ends = []
-    for mode in ("off", "on"):
-        algorithm = fit(cls, spec, 20, seeds=(0, 1), width=32, batch_size=32, compile=mode)
-        assert algorithm.compiled == (mode == "on")
-        ends.append(tensors(algorithm))
-    for name, eager in ends[0].items():
-        torch.testing.assert_close(ends[1][name], eager, rtol=1e-3, atol=1e-4)

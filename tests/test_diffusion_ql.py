@@ -208,16 +208,3 @@ def test_it_moves_from_the_data_towards_reward():
 def test_a_setting_out_of_range_is_named(options, field):
     with pytest.raises(UserError, match=rf"--config\.{field} is .*expected"):
         DiffusionQL(DiffusionQL.Config(**options), TEAM, (0,))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_compiled_training_is_eager_training():
-    ends = {}
-    for mode in ("off", "on"):
-        algorithm, batch = grown((0, 1), compile=mode, denoising_steps=2)
-        assert algorithm.compiled == (mode == "on")
-        algorithm.update(batch)
-        ends[mode] = algorithm.actor.state_dict()
-    for name, eager in ends["off"].items():
-        torch.testing.assert_close(ends["on"][name], eager, rtol=1e-3, atol=1e-4)

@@ -507,17 +507,3 @@ def test_a_centralised_critic_of_a_population_is_refused():
     swarm = dataclasses.replace(TEAM, groups=TEAM.groups[:1] * 2, exchangeable=True)
     with pytest.raises(UserError, match=r"--config\.critic.*exchangeable"):
         OM2P(OM2P.Config(critic="centralised"), swarm, (0,))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("cls", [OM2P, OM2PRelease])
-def test_compiled_training_is_eager_training(cls):
-    ends = {}
-    for mode in ("off", "on"):
-        algorithm, batch = grown(cls, seeds=(0, 1), compile=mode)
-        assert algorithm.compiled == (mode == "on")
-        algorithm.update(batch)
-        ends[mode] = algorithm.actor.state_dict()
-    for name, eager in ends["off"].items():
-        torch.testing.assert_close(ends["on"][name], eager, rtol=1e-3, atol=1e-4)

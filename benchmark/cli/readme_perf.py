@@ -49,9 +49,9 @@ def device(found: dict[str, Any] | None) -> str:
     text = (
         "With `--device cuda` networks and data held in memory stand on the GPU: the host draws"
         " which steps a batch has, batches are gathered and updates made there, and no update waits"
-        " for a copy or a number. The seeds of a group are trained at once, and runs of 20,000"
-        " updates and more compile them; MADiff, MF-Diffuser and what solves games in tables, which"
-        " is done on the host between updates, do neither. "
+        " for a copy or a number. Runs of 20,000 updates and more compile them, and the seeds of a"
+        " group are trained at once; MADiff and MF-Diffuser train one after another, and games are"
+        " solved in tables on the host, between updates. "
     )
     if found is None:
         return text + (
