@@ -3,8 +3,9 @@
 Adam and Polyak averaging stay outside: they are one fused kernel each, and graphs that change
 weights in place fail to compile for some shapes (torch 2.13, inductor's outer-loop fusion).
 Measured on one core, per update and seed: MA-TD3+BC is 1.7 to 1.9 times faster, MADiff 1.5, BC 1.2
-to 1.5, MF-Diffuser 1.3 to 1.4, for 10 to 40 s of warm-up. So `auto` compiles long runs only, and short ones have the same bits with
-and without a C++ compiler. The decision is taken once, in `prepare`, and is in the checkpoint.
+to 1.5, MF-Diffuser 1.3 to 1.4, for 10 to 40 s of warm-up. So `auto` compiles long runs only, and
+short ones have the same bits with and without a C++ compiler. The decision is taken once, in
+`prepare`, and is in the checkpoint.
 """
 
 from __future__ import annotations
