@@ -163,6 +163,9 @@ class PerSeed(Algorithm):
 
     Each member has its own stream of torch's, NumPy's and Python's global generators: a plain torch
     module may draw from them and still gives the same bits in a group as alone.
+
+    MADiff and MF-Diffuser are among them because stacking did not pay on a core: three seeds under
+    torch.func.vmap take 1.1 and 1.5 to 1.7 times what they take apart, MADiff's compiled .96.
     """
 
     stacks_seeds = True

@@ -16,7 +16,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,17 @@ def first_code(code: str) -> str:
     while (code := older.get(code, code)) not in seen:
         seen.add(code)
     return code
+
+
+def same_settings(code: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the settings that came with a code of the same bits, where they have
+    the value that keeps them.
+    """
+    first, added = first_code(code), dict[str, Any]()
+    for entry in same_codes():
+        if first_code(entry["code"]) == first:
+            added |= entry.get("added", {})
+    return {k: v for k, v in config.items() if k not in added or added[k] != v}
 
 
 def code_sha256(cls: type) -> str:

@@ -102,6 +102,23 @@ class Record:
     outcomes: dict[str, list[float]] = field(default_factory=dict)  # [episode] each, of battles
     env_steps: int = 0  # of this seed's training; on the online tracks
 
+    def identity(self, episodes: int) -> dict[str, Any]:
+        """What the key is the hash of, in a protocol of that many episodes: see
+        `benchmark.train.Run.identity`.
+        """
+        return {name: self.notes[name] for name in NOTED if name in self.notes} | {
+            "algo": self.algo,
+            "code": self.code_sha256,
+            "config": self.config,
+            "steps": self.steps,
+            "seeds": self.group,
+            "task": self.task,
+            "dataset": self.dataset,
+            "content": self.dataset_sha256,
+            "protocol": [self.protocol, self.protocol_version, episodes],
+            "device": self.cost.device,
+        }
+
     @property
     def failed(self) -> bool:
         return self.status == "failed"

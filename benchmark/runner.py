@@ -147,13 +147,39 @@ def check_device(device: str) -> None:
 
 def find_records(run: Run, roots: Sequence[Path]) -> list[Record] | None:
     """The finished records of a run, one per seed, or None where any is missing."""
+    return finished_records(run.identity(), [record_paths(run, root) for root in roots])
+
+
+def finished_records(
+    identity: dict[str, Any], folders: Sequence[Sequence[Path]]
+) -> list[Record] | None:
+    """`find_records` of what identifies a run and of its `record_paths` under some folders."""
     found = []
-    for paths in zip(*(record_paths(run, root) for root in roots), strict=True):
-        path = next((path for path in paths if path.exists()), None)
-        if path is None:
+    for seed, paths in zip(identity["seeds"], zip(*folders, strict=True), strict=True):
+        item = next((record.read(path) for path in paths if path.exists()), None)
+        item = item or _same_run(identity, seed, [path.parent for path in paths])
+        if item is None:
             return None
-        found.append(record.read(path))
+        found.append(item)
     return found
+
+
+def _same_run(identity: dict[str, Any], seed: int, folders: Sequence[Path]) -> Record | None:
+    """A record under another key, of a code with the same bits and without its later settings."""
+
+    def plain(run: dict[str, Any]) -> str:
+        settings = provenance.same_settings(run["code"], run["config"])
+        code = provenance.first_code(run["code"])
+        return json.dumps(run | {"code": code, "config": settings}, sort_keys=True)
+
+    wanted, (name, version, episodes) = plain(identity), identity["protocol"]
+    for folder in folders:
+        for path in sorted(folder.glob(f"{name}-seed{seed}-*.json")):
+            item = record.read(path)
+            same_version = (item.protocol, item.protocol_version) == (name, version)
+            if same_version and plain(item.identity(episodes)) == wanted:
+                return item
+    return None
 
 
 def record_paths(run: Run, root: Path) -> list[Path]:

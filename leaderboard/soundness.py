@@ -46,20 +46,8 @@ class Suite:
 
 
 def identity(item: Record) -> dict[str, Any]:
-    """What the key of a record's run is the hash of, see `benchmark.train.Run.identity`."""
-    rule = protocol(item.protocol).on(registry.task(item.task).spec)
-    return {name: item.notes[name] for name in NOTED if name in item.notes} | {
-        "algo": item.algo,
-        "code": item.code_sha256,
-        "config": item.config,
-        "steps": item.steps,
-        "seeds": item.group,
-        "task": item.task,
-        "dataset": item.dataset,
-        "content": item.dataset_sha256,
-        "protocol": [item.protocol, item.protocol_version, rule.episodes],
-        "device": item.cost.device,
-    }
+    """What the key of a record's run is the hash of."""
+    return item.identity(protocol(item.protocol).on(registry.task(item.task).spec).episodes)
 
 
 Check = Callable[[Submission, Record, Suite], Iterator[str]]

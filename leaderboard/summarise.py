@@ -82,8 +82,9 @@ def _board(record: Record, scale: Scale) -> Board:
 
 def _identity(record: Record) -> dict[str, Any]:
     """What all seeds of a row have in common, by name."""
+    settings = provenance.same_settings(record.code_sha256, record.config)
     return {
-        **{f"config.{name}": value for name, value in record.config.items()},
+        **{f"config.{name}": value for name, value in settings.items()},
         "steps": record.steps,
         "code": provenance.first_code(record.code_sha256)[:8],
         "data": record.dataset_sha256[:8],

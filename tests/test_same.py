@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmark import files, provenance, registry
+from benchmark import files, provenance, registry, runner
 from leaderboard import soundness
 from leaderboard.summarise import labelled
 from tests.conftest import ROOT
 from tests.records import record
+from tests.test_runner import make_run
 
 SMALL = "meanfield/squeeze-n100/medium-v1"
 
@@ -23,8 +25,8 @@ SMALL = "meanfield/squeeze-n100/medium-v1"
 def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A file of same codes in the place of the committed one."""
 
-    def write(*pairs: tuple[str, str]) -> None:
-        entries = [{"algo": "bc", "code": code, "same_as": old} for code, old in pairs]
+    def write(*pairs: tuple[str, str], **more: object) -> None:
+        entries = [{"algo": "bc", "code": code, "same_as": old} | more for code, old in pairs]
         files.write_json(tmp_path / "same.json", entries)
         provenance.same_codes.cache_clear()
 
@@ -60,6 +62,25 @@ def test_records_of_same_codes_are_one_row_and_of_this_checkout(known) -> None:
     known(("b" * 64, "a" * 64), (written, "b" * 64))
     assert len(labelled(made)) == 1
     assert all(suite.own(item) for item in made)
+
+
+def test_a_run_is_finished_by_a_record_without_its_later_settings(known, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "bc")
+    for item in runner.execute(run, tmp_path / "new"):
+        config = {name: value for name, value in item.config.items() if name != "compile"}
+        old = replace(item, code_sha256="a" * 64, config=config)
+        key = files.sha256(json.dumps(soundness.identity(old), sort_keys=True).encode())
+        runner.publish([replace(old, key=key)], tmp_path / "old")
+    assert runner.find_records(run, [tmp_path / "old"]) is None
+    known((provenance.written_sha256(run.cls), "a" * 64), added={"compile": run.config.compile})
+    assert runner.find_records(run, [tmp_path / "new", tmp_path / "old"])
+    found = runner.find_records(run, [tmp_path / "old"])
+    assert found
+    assert [item.seed for item in found] == list(run.seeds)
+    assert all("compile" not in item.config for item in found)
+    assert len(labelled([*found, *runner.execute(run, tmp_path / "new")])) == 1
+    for other in (replace(run.config, compile="on"), replace(run.config, lr=0.5)):
+        assert runner.find_records(replace(run, config=other), [tmp_path / "old"]) is None
 
 
 def test_committed_entries_name_what_they_show() -> None:

@@ -117,7 +117,8 @@ def job_of(
 ) -> Job:
     """A group of seeds as a process of its own."""
     records = getattr(options, "records", None) or options.out / "records"
-    paths, seeds = runner.record_paths(run, records), [str(seed) for seed in run.seeds]
+    identity, paths = run.identity(), runner.record_paths(run, records)
+    seeds = [str(seed) for seed in run.seeds]
     arguments = ["train", run.row, run.source, "--seeds", *seeds, "--device", run.device]
     arguments += ["--protocol", options.protocol, "--progress", "lines"]
     arguments += ["--out", str(options.out.resolve()), "--records", str(records.resolve())]
@@ -130,7 +131,7 @@ def job_of(
         f"{run.row} {run.source} [{','.join(seeds)}]",
         (*arguments, *config),
         run.where.resolve(),
-        lambda: all(path.exists() for path in paths),
+        lambda: runner.finished_records(identity, [paths]) is not None,
         fail,
     )
 

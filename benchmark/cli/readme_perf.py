@@ -50,8 +50,8 @@ def device(found: dict[str, Any] | None) -> str:
         "With `--device cuda` networks and data held in memory stand on the GPU: the host draws"
         " which steps a batch has, batches are gathered and updates made there, and no update waits"
         " for a copy or a number. Runs of 20,000 updates and more compile them, and the seeds of a"
-        " group are trained at once; MADiff and MF-Diffuser train one after another, and games are"
-        " solved in tables on the host, between updates. "
+        " group are trained at once, MADiff's and MF-Diffuser's one after another, as stacking them"
+        " did not pay on a core; games are solved in tables on the host, between updates. "
     )
     if found is None:
         return text + (

@@ -5,7 +5,9 @@ from all of its records, whether or not a number changes. This command trains wi
 older one from the last commit that had it: two seeds of a smoke run of every row, on one
 dataset of every namespace that the row has records of. Where checkpoints and returns are equal
 bit by bit, the newer hash is entered in leaderboard/same_code.json as another name of the older,
-and `benchmark.provenance.code_sha256` gives the older one from then on.
+and `benchmark.provenance.code_sha256` gives the older one from then on. Settings that the newer
+code has besides are entered with their values: boards and grids take records without them for runs
+that have them.
 
 A smoke run has all stages of an algorithm and few steps. It shows that a change which its author
 means to change nothing does change nothing; read the change too.
@@ -53,13 +55,15 @@ def run(options: Same) -> int:
             if provenance.first_code(old) == provenance.first_code(code):
                 continue
             try:
-                commit, shown = compare(name, old, [x for x in made if x.code_sha256 == old])
+                entry = compare(name, old, [x for x in made if x.code_sha256 == old])
             except UserError as error:
                 print(f"{name} {code[:8]} is not {old[:8]}: {error}", flush=True)
                 differ = True
                 continue
-            enter(name, old, commit, shown)
-            print(f"{name} {code[:8]} is {old[:8]}: equal bits on {', '.join(shown)}", flush=True)
+            files.write_json(provenance.SAME_CODE, [*provenance.same_codes(), entry])
+            provenance.same_codes.cache_clear()
+            shown = ", ".join(entry["shown"])
+            print(f"{name} {code[:8]} is {old[:8]}: equal bits on {shown}", flush=True)
     return int(differ)
 
 
@@ -67,22 +71,16 @@ def _finished(made: Record) -> str:
     return made.provenance.finished
 
 
-def enter(name: str, old: str, commit: str, shown: list[str]) -> None:
-    """Add to the file that today's code of an algorithm, by its last name, is an older one."""
-    code, old = provenance.code_sha256(algorithms.registry().cls(name)), provenance.first_code(old)
-    entry = {"algo": name, "code": code, "same_as": old, "commit": commit, "shown": shown}
-    files.write_json(provenance.SAME_CODE, [*provenance.same_codes(), entry])
-    provenance.same_codes.cache_clear()
-
-
-def compare(name: str, old: str, made: list[Record]) -> tuple[str, list[str]]:
-    """The last commit with the old code of the records `made`, and the rows and datasets on which
-    today's has its bits. Raises UserError where it has not.
+def compare(name: str, old: str, made: list[Record]) -> dict[str, Any]:
+    """The entry that says that today's code of an algorithm has the bits of an old one, which made
+    these records: with the last commit that has the old one, the rows and datasets that show it,
+    and the settings that are new, with their values. Raises UserError where bits differ.
     """
     runs: dict[tuple[str, str], Record] = {}  # one dataset of a row and namespace
     for item in sorted(made, key=lambda x: (x.algo, x.dataset or x.task)):
         runs.setdefault((item.algo, item.task.split("/")[0]), item)
     shown: list[str] = []
+    added: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="same-") as folder:
         before, now = Path(folder) / "before", Path(folder) / "now"
         if not (commit := find(name, old, before)):
@@ -97,7 +95,8 @@ def compare(name: str, old: str, made: list[Record]) -> tuple[str, list[str]]:
             source = item.dataset or item.task
             config, _ = algorithms.registry().row(item.algo)[2].resolve(item.task, item.protocol)
             whole = asdict(algorithms.registry().cls(name).Config(**config))
-            if {field: whole.get(field) for field in item.config} != item.config:  # new ones may be
+            new = {field: whole[field] for field in whole.keys() - item.config.keys()}
+            if {**item.config, **new} != whole or {**new, **added} != {**added, **new}:
                 raise UserError(f"{item.algo} is configured otherwise on {source}.")
             if item.dataset:
                 make_data([item.dataset])
@@ -105,7 +104,10 @@ def compare(name: str, old: str, made: list[Record]) -> tuple[str, list[str]]:
             if different := checkpoint.differences(ends[0], ends[1]):
                 raise UserError(f"{item.algo} on {source} ends with another {different[0][1:]}.")
             shown.append(f"{item.algo} {source}")
-    return commit, shown
+            added |= new
+    code, first = provenance.code_sha256(cls), provenance.first_code(old)
+    entry = {"algo": name, "code": code, "same_as": first, "commit": commit, "shown": shown}
+    return entry | ({"added": added} if added else {})
 
 
 def find(name: str, code: str, folder: Path) -> str:
