@@ -1,6 +1,6 @@
 """Counterfactual against joint conservative Q-learning, as a team of spread grows from 2 to 6.
 
-    python -m tests.studies.agents_cql [--agents 2 3 4 5 6] [--record]
+    python -m tests.studies.agents_cql [--parts control] [--agents 2 3 4 5 6] [--record]
 
 `cfcql` penalises one agent's action at a time, `macql.joint` the whole joint action (one critic of
 the team in both). Data of each N: 4,000 episodes of a scripted behaviour, the assignment controller
@@ -9,12 +9,16 @@ as the suite's medium data (a third to a half); nothing is learned for them, so 
 differs. All rows have their settings and updates of the quick protocol on MPE, found on three
 agents; `bc` is the floor. Scores: 0 is uniform play and 100 the noiseless controller, at each N.
 
-`--record` writes leaderboard/studies/agents_cql.json, after each N.
+`control`: the largest team again, without the logged action among the draws of the penalties, as
+in the releases.
+
+`--record` writes leaderboard/studies/agents_cql.json, after each N; parts not asked for stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,6 +45,8 @@ AGENTS = (2, 3, 4, 5, 6)
 SEEDS = (0, 1, 2, 3, 4)
 EPISODES, REFERENCE_EPISODES = 4_000, 2_000
 FORCE, NOISE = 0.2, 0.5  # of the behaviour: share of the controller's force, and its noise
+PARTS = ("teams", "control")
+CONTROL = {"logged": False}
 FIRST_SEED = RECIPE_SEEDS[900] << 40  # of the data's episodes, above all seeds of evaluations
 
 
@@ -80,7 +86,12 @@ def data_of(task: Spread, episodes: int = EPISODES) -> ToyDataset:
 
 
 def returns(
-    row: str, task: Spread, data: ToyDataset, seeds: Sequence[int], steps: int | None = None
+    row: str,
+    task: Spread,
+    data: ToyDataset,
+    seeds: Sequence[int],
+    steps: int | None,
+    config: dict[str, Any],
 ) -> tuple[list[float], float]:
     """Mean evaluation return of each seed, all trained in one group, and processor milliseconds of
     one seed's update.
@@ -88,7 +99,7 @@ def returns(
     cls, _, variant = algorithms.registry().row(row)
     changes, quick = variant.resolve(task.spec.id, "quick")
     steps = steps or quick
-    group = build_group(cls, cls.Config(**changes), task.spec, tuple(seeds))
+    group = build_group(cls, cls.Config(**changes | config), task.spec, tuple(seeds))
     group.prepare(data, steps, [np.random.default_rng([seed, 1]) for seed in seeds])
     rngs = [np.random.default_rng([seed, 0]) for seed in seeds]
     begun = time.process_time()
@@ -104,8 +115,12 @@ def measure(
     seeds: Sequence[int] = SEEDS,
     episodes: int = EPISODES,
     steps: int | None = None,
+    rows: Sequence[str] = ROWS,
+    config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The row of an N: ends of the scale, score of the data, and each seed's score by row."""
+    """An N: ends of the scale, score of the data, and each seed's score by row of the suite, with
+    changed settings where there is a `config`.
+    """
     task = Spread(n_agents)
     data = data_of(task, episodes)
     where = REFERENCE_SEEDS[:REFERENCE_EPISODES]
@@ -121,8 +136,8 @@ def measure(
         "controller": round(high, 4),
     }
     found["data"] = score(float(data.returns.mean()))
-    for row in ROWS:
-        values, spent = returns(row, task, data, seeds, steps)
+    for row in rows:
+        values, spent = returns(row, task, data, seeds, steps, config or {})
         name = row.replace(".", "_")
         found |= {name: [score(value) for value in values], f"{name}_update_ms": round(spent, 3)}
         print(f"N = {n_agents}: {row:12} {found[name]}, data {found['data']:.1f}", flush=True)
@@ -139,27 +154,40 @@ def slopes(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--agents", type=int, nargs="+", default=list(AGENTS))
-    parser.add_argument("--record", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    settings: dict[str, Any] = {"seeds": list(SEEDS), "episodes": EPISODES, "protocol": "quick"}
-    settings |= {"force": FORCE, "noise": NOISE, "rows": {}}
+def settings() -> dict[str, Any]:
+    found: dict[str, Any] = {"seeds": list(SEEDS), "episodes": EPISODES, "protocol": "quick"}
+    found |= {"force": FORCE, "noise": NOISE, "control": CONTROL, "rows": {}}
     for row in ROWS:
         cls, _, variant = algorithms.registry().row(row)
         changes, steps = variant.resolve(Spread().spec.id, "quick")
         config, code = asdict(cls.Config(**changes)), provenance.code_sha256(cls)
-        settings["rows"][row] = {"steps": steps, "config": config, "code_sha256": code}
+        found["rows"][row] = {"steps": steps, "config": config, "code_sha256": code}
+    return found
+
+
+def write(found: dict[str, Any]) -> None:
+    former = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    about = {"machine": provenance.machine(), "settings": settings()}
+    files.write_json(RECORD, former | about | found)
+    print(f"wrote {', '.join(found)} to {RECORD}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--agents", type=int, nargs="+", default=list(AGENTS))
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
-    for n_agents in options.agents:
+    for n_agents in options.agents if "teams" in options.parts else ():
         rows.append(measure(n_agents))
         if options.record:
-            found = {"machine": provenance.machine(), "settings": settings, "rows": rows}
-            found |= {"slopes": [slopes(rows)]} if len(rows) > 1 else {}
-            files.write_json(RECORD, found)
-            print(f"wrote {RECORD}")
+            write({"rows": rows, "slopes": [slopes(rows)] if len(rows) > 1 else []})
+    if "control" in options.parts:
+        again = measure(max(options.agents), rows=ROWS[:2], config=CONTROL)
+        if options.record:
+            write({"control": [again]})
 
 
 if __name__ == "__main__":
