@@ -6,7 +6,7 @@ Every K is trained on mpe/spread-v1 with the settings, environment steps and eva
 protocol, all seeds in one group; only K differs. The scores of K = 8 are those of the committed
 records. Time is that of one thread's processor, which other load does not stretch: of an update of
 256 transitions, and of a joint action in one episode and in 100 side by side, as in evaluations.
-Runs are kept in --out and go on from their checkpoints, and --record takes those that have ended.
+Runs are kept in --out, so that one that was ended goes on from its checkpoint when asked again.
 
 `--record` writes leaderboard/studies/denoising_steps.json.
 """
