@@ -318,5 +318,5 @@ def test_the_command_prints_chosen_claims_as_json_and_names_the_known_ones(capsy
     assert set(found) == {"omsd-bandit", "omsd-bandit-ctde"}
     assert {item["verdict"] for item in found.values()} <= set(claims.VERDICTS)
     assert found["omsd-bandit"]["tests"][0]["values"][0]["seeds"] == 10
-    with pytest.raises(UserError, match="begins with osmd; known claims: madiff-attention, madiff-"):
+    with pytest.raises(UserError, match="begins with osmd; known claims: cfcql-agents, madiff-"):
         cli.run(cli.parse(["claims", "osmd", "--records", few]))

@@ -11,7 +11,7 @@ import pytest
 
 from benchmark import checkpoint, registry
 from benchmark.envs.actor import load_actor
-from benchmark.envs.mpe.spread import BEHAVIOURS, HORIZON, RADIUS, Controller
+from benchmark.envs.mpe.spread import BEHAVIOURS, HORIZON, RADIUS, Controller, Spread
 from benchmark.errors import UserError
 from benchmark.evaluate import rollout
 from benchmark.protocol import EVALUATION_SEEDS, RECIPE_SEEDS
@@ -76,6 +76,32 @@ def test_equals_mpe2_to_the_last_bit(name: str) -> None:
             collisions += int((gaps[np.triu_indices(3, 1)] < 2 * RADIUS).sum())
         assert env.agents == []
     assert collisions > (100 if name == "crowd" else 5)
+
+
+@pytest.mark.parametrize("n_agents", [2, 6])
+def test_teams_of_other_sizes_equal_mpe2(n_agents: int) -> None:
+    task, seeds = Spread(n_agents), [10_000, 10_001]
+    arrays, env = task.arrays(len(seeds)), task.parallel_env()
+    together = [arrays.reset(seeds)]
+    moves, steps = [], []
+    for t in range(HORIZON):
+        drift = Controller(n_agents).act(together[-1], None, None, t, True)
+        moves.append(
+            np.where(np.arange(n_agents)[:, None] % 2, drift, greedy_to_origin(together[-1]))
+        )
+        steps.append(arrays.step(moves[-1]))
+        together.append(steps[-1].obs)
+    for e, seed in enumerate(seeds):
+        obs, _ = env.reset(seed=seed)
+        for t in range(HORIZON):
+            np.testing.assert_array_equal([obs[a] for a in task.spec.agents()], together[t][e])
+            obs, rew, *_ = env.step(
+                dict(zip(task.spec.agents(), moves[t][e].astype(np.float32), strict=True))
+            )
+            np.testing.assert_array_equal(list(rew.values()), steps[t].rew[e])
+    assert task.spec.id == f"mpe/spread-n{n_agents}-v1"
+    with pytest.raises(UserError, match="has no expert"):
+        task.expert()
 
 
 def test_episode_depends_on_its_own_seed_and_actions_only() -> None:

@@ -4,11 +4,13 @@ The game is mpe2's simple_spread_v3 (N = 3, local_ratio = 0.5, continuous action
 action is a box [0, 1]^5 whose first entry is ignored and whose others push left, right, down and
 up; only the differences act, so the suite's action is the two-dimensional force u in [-1, 1]^2 that
 they span, without loss. `SpreadArrays` repeats mpe2's arithmetic operation by operation for E
-episodes at once; the tests hold it equal to mpe2 to the last bit.
+episodes at once; the tests hold it equal to mpe2 to the last bit. `Spread(n)` is the same for n
+agents and landmarks, for studies: these have no name in the registry and no references.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,11 +25,9 @@ from benchmark.task import Array, Family, Group, Step, Task, TaskSpec
 if TYPE_CHECKING:
     from pettingzoo import ParallelEnv
 
-N = 3  # agents, and landmarks
+N = 3  # agents of the task, and landmarks
 HORIZON = 25
-OBS_DIM = (
-    18  # velocity 2, position 2, landmarks 2 x 3, other agents 2 x 2, their (silent) messages 2 x 2
-)
+OBS_DIM = 6 * N  # velocity 2, position 2, landmarks 2 N, others 2 (N - 1), their messages (silent)
 BEHAVIOURS = ALL_BEHAVIOURS / "mpe-spread"
 RADIUS = 0.15  # of an agent
 LOCAL_RATIO = 0.5
@@ -36,19 +36,19 @@ LOCAL_RATIO = 0.5
 class SpreadArrays:
     """E episodes in lockstep. Inside, E is the last axis, as in `Particles`."""
 
-    START = ((1.0, N), (1.0, N))  # what `draw` draws and `place` takes
     velocity_first = False
 
-    def __init__(self, n_envs: int) -> None:
-        self.n_envs = n_envs
-        self.world = Particles([Body(RADIUS)] * N, velocity_first=self.velocity_first)
+    def __init__(self, n_envs: int, n_agents: int = N) -> None:
+        self.n_envs, self.n_agents = n_envs, n_agents
+        self.START = ((1.0, n_agents), (1.0, n_agents))  # what `draw` draws and `place` takes
+        self.world = Particles([Body(RADIUS)] * n_agents, velocity_first=self.velocity_first)
 
     def reset(self, seeds: Sequence[int]) -> Array:
-        """One episode per seed, from the positions that mpe2 draws: obs [E, N, 18] float32."""
+        """One episode per seed, from the positions that mpe2 draws: obs [E, N, 6 N] float32."""
         return self.place(*draw(seeds, *self.START))
 
     def place(self, agents: Array, landmarks: Array) -> Array:
-        """Start from given positions [E, N, 2], the agents at rest: obs [E, N, 18] float32."""
+        """Start from given positions [E, N, 2], the agents at rest: obs [E, N, 6 N] float32."""
         self.t, self.n_envs = 0, len(agents)
         self.landmark = np.ascontiguousarray(landmarks.transpose(2, 1, 0))  # [xy, N, E]
         self.world.start(agents)
@@ -62,16 +62,17 @@ class SpreadArrays:
         return Step(self._observe(), self._reward(), np.zeros(self.n_envs, bool), truncated)
 
     def _observe(self) -> Array:
-        obs = np.zeros((N, OBS_DIM, self.n_envs), np.float32)  # [N, D, E]
+        n = self.n_agents
+        obs = np.zeros((n, 6 * n, self.n_envs), np.float32)  # [N, D, E]
         position = self.world.position
-        for i in range(N):
+        for i in range(n):
             here = position[:, i]  # [xy, E]
             obs[i, 0:2] = self.world.velocity[:, i]
             obs[i, 2:4] = here
-            for k in range(N):
+            for k in range(n):
                 np.subtract(self.landmark[:, k], here, out=obs[i, 4 + 2 * k : 6 + 2 * k])
-            for k, j in enumerate(j for j in range(N) if j != i):
-                np.subtract(position[:, j], here, out=obs[i, 10 + 2 * k : 12 + 2 * k])
+            for k, j in enumerate((j for j in range(n) if j != i), start=n):
+                np.subtract(position[:, j], here, out=obs[i, 4 + 2 * k : 6 + 2 * k])
         return np.ascontiguousarray(obs.transpose(2, 0, 1))  # [E, N, D]
 
     def _reward(self) -> Array:
@@ -91,7 +92,7 @@ class SpreadArrays:
 
     def _collisions(self) -> Array:
         """How many others each agent touches: [N, E]."""
-        count = np.zeros((N, self.n_envs))
+        count = np.zeros((self.n_agents, self.n_envs))
         for hit, (i, j) in zip(self.world.hit, self.world.pairs, strict=True):
             count[i] += hit
             count[j] += hit
@@ -105,8 +106,10 @@ class Controller:
     reference line and no upper bound.
     """
 
-    PERMUTATIONS = np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
     STIFFNESS, DAMPING = 20.0, 3.5  # u = 20 gap - 3.5 velocity
+
+    def __init__(self, n_agents: int = N) -> None:
+        self.permutations = np.array(list(itertools.permutations(range(n_agents))))
 
     def begin(self, n_envs: int, seed: int) -> None:
         """It has no state and no noise."""
@@ -114,26 +117,28 @@ class Controller:
     def act(
         self, obs: Array, alive: Array | None, mask: Array | None, t: int, deterministic: bool
     ) -> Array:
-        gap = obs[..., 4:10].reshape(*obs.shape[:2], N, 2)  # [E, agent, landmark, xy]
+        n = obs.shape[1]
+        gap = obs[..., 4 : 4 + 2 * n].reshape(*obs.shape[:2], n, 2)  # [E, agent, landmark, xy]
         distance = np.linalg.norm(gap, axis=-1)  # [E, agent, landmark]
-        agents = np.arange(N)
-        total = distance[:, agents, self.PERMUTATIONS].sum(-1)  # [E, permutation]
-        choice = self.PERMUTATIONS[total.argmin(-1)]  # [E, agent]
+        total = distance[:, np.arange(n), self.permutations].sum(-1)  # [E, permutation]
+        choice = self.permutations[total.argmin(-1)]  # [E, agent]
         target = np.take_along_axis(gap, choice[:, :, None, None], axis=2)[:, :, 0]  # [E, N, xy]
         return np.clip(self.STIFFNESS * target - self.DAMPING * obs[..., 0:2], -1, 1)
 
 
 class Spread(Task):
-    spec = TaskSpec(
-        id="mpe/spread-v1",
-        groups=(Group("agents", N, OBS_DIM, 2),),
-        horizon=HORIZON,
-        team_return="mean",
-        packages=("mpe2",),
-    )
+    def __init__(self, n_agents: int = N) -> None:
+        self.n_agents = n_agents
+        self.spec = TaskSpec(
+            id="mpe/spread-v1" if n_agents == N else f"mpe/spread-n{n_agents}-v1",
+            groups=(Group("agents", n_agents, 6 * n_agents, 2),),
+            horizon=HORIZON,
+            team_return="mean",
+            packages=("mpe2",),
+        )
 
     def arrays(self, n_envs: int) -> SpreadArrays:
-        return SpreadArrays(n_envs)
+        return SpreadArrays(n_envs, self.n_agents)
 
     def parallel_env(self, render_mode: str | None = None) -> ParallelEnv:
         """mpe2's own environment behind the suite's action space Box[-1, 1]^2."""
@@ -142,7 +147,7 @@ class Spread(Task):
         from benchmark.envs.mpe.forces import ForceEnv
 
         env = simple_spread_v3.parallel_env(
-            N=N,
+            N=self.n_agents,
             local_ratio=LOCAL_RATIO,
             max_cycles=HORIZON,
             continuous_actions=True,
@@ -152,10 +157,12 @@ class Spread(Task):
 
     def expert(self) -> Actor:
         """The committed MAPPO policy; see `datasets/recipes/train_mpe.py`."""
+        if self.n_agents != N:
+            return super().expert()
         return load_actor(BEHAVIOURS / "expert.safetensors")
 
     def reference_lines(self) -> dict[str, Any]:
-        return {"assignment controller": Controller()}
+        return {"assignment controller": Controller(self.n_agents)}
 
 
 def _build(match: re.Match[str]) -> Task:

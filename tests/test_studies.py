@@ -1,0 +1,75 @@
+"""The studies that train: their plumbing, at a size of seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark import runner
+from benchmark.envs.mpe.spread import Spread
+from tests.studies import agents_cql, denoising_steps
+
+torch.set_num_threads(1)
+
+
+# -------------------------------------------------------------------------- agents_cql
+def test_scripted_data_are_whole_episodes_of_the_team_between_uniform_play_and_the_controller() -> (
+    None
+):
+    task = Spread(4)
+    data = agents_cql.data_of(task, episodes=40)
+    assert data.obs.shape == (1000, 4, 24)
+    assert data.n_episodes == 40
+    rows = np.arange(999)
+    inside = rows[(rows + 1) % task.spec.horizon > 0]  # not an episode's last step
+    np.testing.assert_array_equal(data.next_obs[inside], data.obs[inside + 1])
+    np.testing.assert_allclose(
+        data.returns, data.rew.reshape(40, 25, 4).sum(1, dtype=np.float64), rtol=1e-5
+    )
+    assert -30 < data.returns.mean() < -7.5  # uniform play earns -30, the controller -7.4
+
+
+def test_a_row_of_the_study_has_a_score_for_each_seed_and_row() -> None:
+    small: dict[str, Any] = {"seeds": (0, 1), "episodes": 20, "steps": 3}
+    rows = [agents_cql.measure(n, **small) for n in (2, 3)]
+    for row in rows:
+        assert row["random"] < row["controller"]
+        for name in agents_cql.ROWS:
+            assert len(row[name.replace(".", "_")]) == 2
+    again = agents_cql.measure(2, **small)
+    assert again["cfcql"] == rows[0]["cfcql"]
+    assert agents_cql.slopes(rows)["cfcql"] == pytest.approx(
+        np.subtract(rows[1]["cfcql"], rows[0]["cfcql"]), abs=1e-3
+    )
+
+
+# ------------------------------------------------------------------------- denoising_steps
+def test_a_run_of_a_number_of_steps_differs_from_the_row_in_that_alone(tmp_path: Path) -> None:
+    run = denoising_steps.planned(2, (0, 1), tmp_path)
+    usual = denoising_steps.planned(denoising_steps.OURS, (0, 1), tmp_path)
+    assert (run.seeds, run.steps, run.rankable) == ((0, 1), usual.steps, False)
+    assert run.config.denoising_steps == 2
+    changed = {k for k, v in vars(run.config).items() if v != getattr(usual.config, k)}
+    assert changed == {"denoising_steps"}
+    how: dict[str, Any] = {"steps": 2, "overrides": {"batch_size": 8, "warmup": 16}}
+    records = runner.execute(denoising_steps.planned(2, (0, 1), tmp_path, **how), tmp_path)
+    row = {"k": 2} | denoising_steps.scored(records)
+    assert row["seeds"] == [0, 1]
+    assert len(row["scores"]) == 2
+    assert denoising_steps.gains([{"k": k, "scores": [k]} for k in (1, 8)]) == [
+        {"less": 1, "more": 8, "scores_less": [1], "scores_more": [8]}
+    ]
+
+
+def test_the_board_has_the_study_s_default_and_more_steps_take_more_time() -> None:
+    kept = denoising_steps.committed()
+    assert all(item.config["denoising_steps"] == denoising_steps.OURS for item in kept)
+    found = denoising_steps.costs((1, 8), rounds=5)
+    for cost in found.values():
+        for name in ("update_ms", "act_1_ms", "act_100_ms"):
+            assert 0 < cost[f"{name}_low"] <= cost[name] <= cost[f"{name}_high"]
+    assert found[8]["update_ms"] > found[1]["update_ms"]
