@@ -70,12 +70,13 @@ MADiff-D, 64 windows, one plan from noise:
 The last has a score of 47 (50 episodes, error 4). On more rows its plans have .182, without
 their first noise .171, g alone .165; the exact inverse in the place of the learned one .186, and
 without guidance no change. After 500 updates 192 windows whose g has no loss of its own had .223,
-64 windows with (8) .231, in half the time. With the paper's loss a score of 37, 38 and 40 after 3,000, 6,000 and 12,000 updates, of 34 and 33
-after 3,000 and 6,000 with weights of the last 1,000 in place of 200; BC on 21 rows an update has
-32, 42 and 46 then, and 63 and 75 after 25,000 and 50,000 (50 and 100 development episodes, error
-3). So it is as good as a cloner that has seen as much, and the quick budget is what lacks. Centred
-observations and longer runs were not measured. Medium data (old form): 37, BC's own 38, whatever
-the guidance. Learning eps had -18 after 1,000 updates of 32: 10 and 13 are what mended that.
+64 windows with (8) .231, in half the time. With the paper's loss a score of 37, 38 and 40 after
+3,000, 6,000 and 12,000 updates, of 34 and 33 after 3,000 and 6,000 with weights of the last 1,000
+in place of 200; BC on 21 rows an update has 32, 42 and 46 then, and 63 and 75 after 25,000 and
+50,000 (50 and 100 development episodes, error 3). So it is as good as a cloner that has seen as
+much, and the quick budget is what lacks. Centred observations and longer runs were not measured.
+Medium data (old form): 37, BC's own 38, whatever the guidance. Learning eps had -18 after 1,000
+updates of 32: 10 and 13 are what mended that.
 """
 
 from __future__ import annotations
