@@ -487,8 +487,7 @@ class MADiff(Algorithm):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.parts.load_state_dict(state)
         self.steps = state["steps"]
-        if state["compiled"] != self.compiled:
-            self._set_compiled(state["compiled"])
+        self._set_compiled(state.get("compiled", False))  # older checkpoints do not say it
 
     def cost(self) -> dict[str, float]:
         parameters = sum(p.numel() for p in self.nets.parameters())

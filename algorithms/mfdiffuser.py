@@ -582,8 +582,7 @@ class MFDiffuser(Algorithm):
             state[name].to(self.device) for name in ("tilt", "table", "start_law")
         )
         self.step = state["step"]
-        if state["compiled"] != self.compiled:
-            self._set_compiled(state["compiled"])
+        self._set_compiled(state.get("compiled", False))  # older checkpoints do not say it
 
     def cost(self) -> dict[str, float]:
         """`sampler_steps`: network calls behind a plan; `population_ms`: processor time to generate
