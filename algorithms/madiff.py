@@ -70,15 +70,19 @@ MADiff-D, 64 windows, one plan from noise:
 The last has a score of 47 (50 episodes, error 4). On more rows its plans have .182, without
 their first noise .171, g alone .165; the exact inverse in the place of the learned one .186, and
 without guidance no change. After 500 updates 192 windows whose g has no loss of its own had .223,
-64 windows with (8) .231, in half the time. With the paper's loss a score of 37, 38 and 40 after
-3,000, 6,000 and 12,000 updates, of 34 and 33 after 3,000 and 6,000 with weights of the last 1,000
-in place of 200; BC on 21 rows an update has 32, 42 and 46 then, and 63 and 75 after 25,000 and
-50,000 (50 and 100 development episodes, error 3). So it is as good as a cloner that has seen as
-much, and the quick budget is what lacks: MADiff-C, which learns from every agent of a window and so
-from N times the rows, has 89 on OMAR's expert data (records, 5 seeds; BC 95), where D has 26.
-Centred observations and longer runs were not measured.
-Medium data (old form): 37, BC's own 38, whatever the guidance. Learning eps had -18 after 1,000
-updates of 32: 10 and 13 are what mended that.
+64 windows with (8) .231, in half the time.
+Scores by updates with the paper's loss, 50 to 100 development episodes, one training, error 3:
+    64 windows, 21 rows an agent        3,000: 37   6,000: 38   12,000: 40
+    weights of the last 1,000 updates   3,000: 34   6,000: 33
+    192 windows, 64 rows an agent       1,500: 34   3,000: 34
+    MADiff-C, 64 windows, 64 rows       3,000: 37
+    BC, 256 rows an agent               100: 29   250: 33   500: 36   1,000: 47   3,000: 85
+    BC, 21 rows an agent                6,000: 42   12,000: 46   25,000: 63   50,000: 75
+By rows of an agent that is what a cloner has: 200,000 of them are not enough, for either, and levels
+of little noise teach a plan nothing. So the quick budget is what lacks. On OMAR's data MADiff-C has
+89 (5 seeds, BC 95), D 26. Centred observations and longer runs were not measured. Medium data (old
+form): 37, BC's own 38, whatever the guidance. Learning eps had -18 after 1,000 updates of 32: 10
+and 13 are what mended that.
 """
 
 from __future__ import annotations
