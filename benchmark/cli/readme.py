@@ -28,8 +28,9 @@ FIGURES = ROOT / "leaderboard" / "figures"
 TIERS = ("random", "medium-replay", "medium", "expert")
 PAPERS = "mpe-omar/spread"  # the program behind the published tables
 SHOWN = ("algorithm", "floor")  # neither references nor published numbers
-TEAMS = ("mpe/spread", "mpe/tag-flee")
-GAMES = ("meanfield/queue-n256", "meanfield/resource-n256", "meanfield/beach-bar-n256")
+TEAMS = ("spread", "tag-flee")
+GAMES = ("queue-n256", "resource-n256", "beach-bar-n256", "four-rooms-n256")
+BATTLES = ("magent-map16-rush", "skirmish-n64-rush", "skirmish-n1024-rush")
 CROWDS = tuple(f"meanfield/{name}/medium-v1" for name in (
     "squeeze-n1000", "squeeze-n10000", "beach-bar-n1000", "beach-bar-n10000"
 ))  # fmt: skip
@@ -82,10 +83,10 @@ def effects(records: list[Record]) -> str:
   ([paired](leaderboard/perf/hierarchy.json))."""
 
 
-def tiers(records: list[Record], tasks: tuple[str, ...]) -> str:
-    """Scores on the tiers of some tasks, a table a task."""
+def tiers(records: list[Record], suite: str, names: tuple[str, ...]) -> str:
+    """Scores on the tiers of a suite's tasks, a table a task, a column for each tier with records."""
     tables = []
-    for task in tasks:
+    for task in (f"{suite}/{name}" for name in names):
         rows: dict[str, dict[str, Row]] = defaultdict(dict)  # name, tier
         for tier in TIERS:
             own = [item for item in records if item.dataset == f"{task}/{tier}-v1"]
@@ -94,9 +95,10 @@ def tiers(records: list[Record], tasks: tuple[str, ...]) -> str:
                     rows[_named(row)][tier] = row
         if not rows:
             continue
-        lines = [f"| `{task}` | {' | '.join(TIERS)} |", "|---|" + "---|" * len(TIERS)]
+        found = [tier for tier in TIERS if any(tier in row for row in rows.values())]
+        lines = [f"| `{task}` | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
         for name in sorted(rows, key=lambda name: _place(list(rows[name].values()))):
-            cells = [_cell(rows[name][tier]) if tier in rows[name] else "" for tier in TIERS]
+            cells = [_cell(rows[name][tier]) if tier in rows[name] else "" for tier in found]
             lines.append(f"| {name} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
@@ -234,8 +236,9 @@ def run(options: Readme) -> int:
     blocks = {
         "bench": render(board.rows_of(shown), "markdown").strip(),
         "effects": effects(records),
-        "spread": tiers(everything, TEAMS),
-        "games": tiers(everything, GAMES),
+        "spread": tiers(everything, "mpe", TEAMS),
+        "games": tiers(everything, "meanfield", GAMES),
+        "battles": tiers(everything, "battle", BATTLES),
         "crowds": crowds(everything),
         "online": online(everything),
         "published": beside_papers(everything),
