@@ -84,7 +84,7 @@ def effects(records: list[Record]) -> str:
 
 
 def tiers(records: list[Record], suite: str, names: tuple[str, ...]) -> str:
-    """Scores on the tiers of a suite's tasks, a table a task, a column for each tier with records."""
+    """Scores on a suite's tasks, a table a task, a column for each tier that has records."""
     tables = []
     for task in (f"{suite}/{name}" for name in names):
         rows: dict[str, dict[str, Row]] = defaultdict(dict)  # name, tier
