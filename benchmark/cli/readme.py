@@ -18,6 +18,8 @@ from benchmark.errors import UserError
 from benchmark.protocol import PROTOCOLS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmark.cli.options import Readme
     from benchmark.record import Record
     from leaderboard.rows import Row
@@ -34,6 +36,7 @@ BATTLES = ("magent-map16-rush", "skirmish-n64-rush", "skirmish-n1024-rush")
 CROWDS = tuple(f"meanfield/{name}/medium-v1" for name in (
     "squeeze-n1000", "squeeze-n10000", "beach-bar-n1000", "beach-bar-n10000"
 ))  # fmt: skip
+PROBES = tuple(f"probe/{name}/two-mode-v1" for name in ("bandit", "xor", "mne"))
 PLAYED = "mpe/spread-v1"  # of the online track
 BENCH = "meanfield/squeeze-n1000/medium-v1"  # of the first command on the page
 WEIGHTED, UNWEIGHTED, COARSE = "mfdiffuser", "mfdiffuser.none", "mfdiffuser.hierarchical"
@@ -104,17 +107,17 @@ def tiers(records: list[Record], suite: str, names: tuple[str, ...]) -> str:
     return "\n\n".join(tables)
 
 
-def crowds(records: list[Record]) -> str:
-    """Scores, seconds of training and peak memory with a thousand agents and ten thousand."""
+def across(records: list[Record], datasets: tuple[str, ...], cell: Callable[[Row], str]) -> str:
+    """A table with a column for each dataset; reference lines are left out."""
     rows: dict[str, dict[str, Row]] = defaultdict(dict)  # name, dataset
-    for dataset in CROWDS:
+    for dataset in datasets:
         for row in board.rows_of([item for item in records if item.dataset == dataset]):
             if row.value is not None and row.runs and row.label != "random":
                 rows[_named(row)][dataset] = row
-    heads = [f"`{name.split('/')[1]}`" for name in CROWDS]
-    lines = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(CROWDS)]
+    heads = [f"`{name.split('/')[1]}`" for name in datasets]
+    lines = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(datasets)]
     for name in sorted(rows, key=lambda name: _place(list(rows[name].values()))):
-        cells = [_cost(rows[name][at]) if at in rows[name] else "" for at in CROWDS]
+        cells = [cell(rows[name][at]) if at in rows[name] else "" for at in datasets]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -239,7 +242,8 @@ def run(options: Readme) -> int:
         "spread": tiers(everything, "mpe", TEAMS),
         "games": tiers(everything, "meanfield", GAMES),
         "battles": tiers(everything, "battle", BATTLES),
-        "crowds": crowds(everything),
+        "crowds": across(everything, CROWDS, _cost),
+        "probes": across(everything, PROBES, _cell),
         "online": online(everything),
         "published": beside_papers(everything),
         "claims": claims_table.short(found),
