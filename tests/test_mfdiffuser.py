@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from algorithms.mfdiffuser import MFDiffuser, MFDiffuserConfig, denoising_loss
+from algorithms.nn import planner
 from algorithms.nn.diffusion import alpha_bar, snr_weight
 from algorithms.nn.game import ExactGame, Parts
 from algorithms.nn.population_policy import count_table
@@ -393,6 +394,26 @@ def test_a_population_of_fighters_plans_with_its_dead() -> None:
         moved[~alive] = 9.0  # what the dead see is nothing
         algorithm.begin(3, 0)
         assert np.array_equal(algorithm.act(moved, alive, None, 7, True)[alive], act[alive])
+
+
+@pytest.mark.parametrize("guidance", ["none", "cfg", "classifier"])
+@pytest.mark.parametrize("field", ["none", "mean", "isab", "attention"])
+def test_populations_plan_alike_in_parts(field: str, guidance: str, monkeypatch) -> None:
+    """A few populations and particles at a time, none of which leaves its own population."""
+    spec = registry.task("battle/skirmish-n12-rush-v1").spec
+    how: dict[str, Any] = {"field": field, "guidance": guidance, "window": 2, "see_mu": True}
+    for context in (4, 12):  # fewer than the population, or all of it
+        config = dataclasses.replace(TINY, policy="plan", context=context, **how)
+        algorithm = MFDiffuser(config, spec, (0,))
+        rng, found = np.random.default_rng(0), []
+        obs = torch.as_tensor(rng.standard_normal((7, 12, spec.obs_dim)), dtype=torch.float32)
+        alive = torch.as_tensor(rng.random((7, 12)) < 0.7)
+        for several, chunk in ((10_000, 10_000), (25, 5)):
+            monkeypatch.setattr(planner, "SEVERAL", several)
+            monkeypatch.setattr(planner, "CHUNK", chunk)
+            dice = torch.Generator().manual_seed(0)
+            found.append(algorithm.planner.plan(obs, 3, dice, alive))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["plan", "inv_dyn"])

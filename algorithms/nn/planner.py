@@ -20,6 +20,7 @@ from algorithms.nn.sets import CHUNK, SetDenoiser
 from benchmark.batch import Batch
 
 TOGETHER = 131_072  # particles that are planned at once, at most, where populations are smaller
+SEVERAL = 2 * CHUNK  # particles that are denoised at once then
 
 
 class Judge(nn.Module):
@@ -91,7 +92,7 @@ class Planner:
             living = None if alive is None else alive[i : i + several]
             part = (obs[i : i + several], step, generator, living, hierarchy, temperature)
             found.append(self._plan(*part))
-        return torch.cat(found) if len(found) > 1 else found[0]
+        return _joined(found, 0)
 
     @torch.no_grad()
     def _plan(
@@ -119,14 +120,22 @@ class Planner:
             return x.mul_(inside if alive is None else inside & alive[:, :n, None, None])
 
         def denoise(x: Tensor, k: Tensor) -> Tensor:
-            level, context = k.expand(len(x)), None
-            if x.shape[1] > config.context and config.field != "attention":
-                order = torch.randperm(x.shape[1], generator=generator, device=x.device)
-                context = x[:, order[: config.context]]
-            if context is None or x.shape[1] <= CHUNK:
-                return self._guided(x, level, context, told)
-            parts = [self._guided(part, level, context, told) for part in x.split(CHUNK, 1)]
-            return torch.cat(parts, 1)
+            level, context, agents = k.expand(len(x)), None, x.shape[1]
+            if agents > config.context and config.field != "attention":
+                # Drawn where there is no field, too: plans with and without begin with equal noise
+                order = torch.randperm(agents, generator=generator, device=x.device)
+                context = None if config.field == "none" else x[:, order[: config.context]]
+            apart = context is not None or config.field == "none"  # particles do not meet in it
+            found = []
+            several = max(1, SEVERAL // agents)  # populations at once
+            for i in range(0, len(x), several):
+                rows = slice(i, i + several)
+                subset = None if context is None else context[rows]
+                own = {name: None if part is None else part[rows] for name, part in told.items()}
+                pieces = x[rows].split(CHUNK if apart else agents, 1)
+                clean = [self._guided(piece, level[rows], subset, own) for piece in pieces]
+                found.append(_joined(clean, 1))
+            return _joined(found, 0)
 
         near = obs[..., 0] if code.finite else state
         return sample(denoise, clamp, near, code.shape, levels, generator, temperature)
@@ -195,6 +204,10 @@ class Planner:
             return logits.argmax(-1)
         law = logits.softmax(-1)
         return law.flatten(0, 1).multinomial(1, generator=generator).view(law.shape[:2])
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def mean_state(x: Tensor, alive: Tensor | None) -> Tensor:
