@@ -19,6 +19,7 @@ from tests.records import record
 from tests.test_runner import make_run
 
 SMALL = "meanfield/squeeze-n100/medium-v1"
+GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c")
 
 
 @pytest.fixture
@@ -103,17 +104,24 @@ def test_a_comment_changes_no_bit_and_a_constant_does(tmp_path: Path, data_root:
         return subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True)
 
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-    where = ["--out", str(tmp_path / "runs")]
-    made = run("train", "bc_table", SMALL, "--protocol", "smoke", "--progress", "none", *where)
+    records = str(tmp_path / "runs" / "records")
+    how = ["--protocol", "smoke", "--progress", "none", "--out", str(tmp_path / "runs")]
+    made = run("train", "bc_table", SMALL, *how)
     assert made.returncode == 0, made.stderr
     text = path.read_text()
     path.write_text(text + "\n# No bit depends on this line.\n")
-    done = run("same", "bc_table", "--records", str(tmp_path / "runs" / "records"))
+    # A row of its own, made before the codes are known to be the same
+    subprocess.run([*GIT, "commit", "-qam", "a comment"], cwd=clone, check=True)
+    assert run("train", "bc_table.rank", SMALL, *how).returncode == 0
+    done = run("same", "bc_table", "--records", records)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"equal bits on bc_table {SMALL}" in done.stdout
+    assert f"equal bits on bc_table {SMALL}\n" in done.stdout
     assert json.loads((clone / "leaderboard" / "same_code.json").read_text())[-1]["shown"]
-    again = run("same", "bc_table", "--records", str(tmp_path / "runs" / "records"))
+    again = run("same", "bc_table", "--records", records)
     assert "no record is by another code" in again.stdout
+    path.write_text(text + "\n# Nor on this one.\n")
+    done = run("same", "bc_table", "--records", records)  # both rows go by one name now
+    assert f"equal bits on bc_table {SMALL}, bc_table.rank {SMALL}\n" in done.stdout, done.stdout
 
     path.write_text(text.replace("counts += config.smooth", "counts += 2 * config.smooth"))
     assert path.read_text() != text

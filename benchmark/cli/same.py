@@ -47,15 +47,17 @@ def run(options: Same) -> int:
     for name in options.algos or algorithms.names():
         code = provenance.code_sha256(algorithms.registry().cls(name))
         made = [x for x in record.read_all([options.records]) if x.algo.split(".")[0] == name]
-        made = [x for x in made if not x.provenance.dirty]
-        others = dict.fromkeys(x.code_sha256 for x in sorted(made, key=_finished))
-        if all(provenance.first_code(old) == code for old in others):
+        made = sorted((x for x in made if not x.provenance.dirty), key=_finished)
+        names: dict[str, list[Record]] = {}  # records by the name that their code goes by
+        for item in made:
+            names.setdefault(provenance.first_code(item.code_sha256), []).append(item)
+        if set(names) <= {code}:
             print(f"{name} {code[:8]}: no record is by another code", flush=True)
-        for old in others:
-            if provenance.first_code(old) == provenance.first_code(code):
+        for old, own in names.items():
+            if old == provenance.first_code(code):
                 continue
             try:
-                entry = compare(name, old, [x for x in made if x.code_sha256 == old])
+                entry = compare(name, old, own)
             except UserError as error:
                 print(f"{name} {code[:8]} is not {old[:8]}: {error}", flush=True)
                 differ = True
@@ -72,9 +74,10 @@ def _finished(made: Record) -> str:
 
 
 def compare(name: str, old: str, made: list[Record]) -> dict[str, Any]:
-    """The entry that says that today's code of an algorithm has the bits of an old one, which made
-    these records: with the last commit that has the old one, the rows and datasets that show it,
-    and the settings that are new, with their values. Raises UserError where bits differ.
+    """The entry that says that today's code of an algorithm has the bits of an old one, by whose
+    name the code of these records goes: with the last commit that has it, the rows and datasets
+    that show it, and the settings that are new, with their values. Raises UserError where bits
+    differ.
     """
     runs: dict[tuple[str, str], Record] = {}  # one dataset of a row and namespace
     for item in sorted(made, key=lambda x: (x.algo, x.dataset or x.task)):
@@ -105,8 +108,8 @@ def compare(name: str, old: str, made: list[Record]) -> dict[str, Any]:
                 raise UserError(f"{item.algo} on {source} ends with another {different[0][1:]}.")
             shown.append(f"{item.algo} {source}")
             added |= new
-    code, first = provenance.code_sha256(cls), provenance.first_code(old)
-    entry = {"algo": name, "code": code, "same_as": first, "commit": commit, "shown": shown}
+    code = provenance.code_sha256(cls)
+    entry = {"algo": name, "code": code, "same_as": old, "commit": commit, "shown": shown}
     return entry | ({"added": added} if added else {})
 
 
