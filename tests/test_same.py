@@ -126,5 +126,5 @@ def test_a_comment_changes_no_bit_and_a_constant_does(tmp_path: Path, data_root:
     path.write_text(text.replace("counts += config.smooth", "counts += 2 * config.smooth"))
     assert path.read_text() != text
     done = run("same", "bc_table", "--records", str(tmp_path / "runs" / "records"))
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stdout + done.stderr
     assert f"bc_table on {SMALL} ends with another " in done.stdout

@@ -54,7 +54,7 @@ def run(options: Same) -> int:
         if set(names) <= {code}:
             print(f"{name} {code[:8]}: no record is by another code", flush=True)
         for old, own in names.items():
-            if old == provenance.first_code(code):
+            if provenance.first_code(old) == provenance.first_code(code):
                 continue
             try:
                 entry = compare(name, old, own)
