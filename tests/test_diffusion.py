@@ -12,6 +12,7 @@ from algorithms.nn.diffusion import (
     FLOOR,
     add_noise,
     alpha_bar,
+    amplitudes,
     bell_weight,
     ddim_step,
     snr_weight,
@@ -86,10 +87,9 @@ def test_time_features_tell_times_apart() -> None:
 @pytest.mark.parametrize("steps", [1, 5, 20])
 def test_ddim_recovers_x0_with_a_perfect_denoiser(steps: int) -> None:
     x0 = torch.randn(3, 7, 5, generator=seeded())
-    times = time_grid(steps)
     x = add_noise(x0, torch.randn(x0.shape, generator=seeded(1)), torch.ones(3))
-    for k, k_next in itertools.pairwise(times):
-        x = ddim_step(x, x0, k, k_next)
+    for now, after in itertools.pairwise(amplitudes(time_grid(steps))):
+        x = ddim_step(x, x0, now, after)
     # What is left is the noise of abar(0) = 1 - FLOOR.
     torch.testing.assert_close(x, x0, atol=0.05, rtol=0)
 

@@ -49,11 +49,20 @@ def add_noise(x0: Tensor, eps: Tensor, k: Tensor) -> Tensor:
     return level.sqrt() * x0 + (1 - level).sqrt() * eps
 
 
-def ddim_step(x: Tensor, x0: Tensor, k: Tensor, k_next: Tensor) -> Tensor:
-    """One deterministic step from time k to k_next (each []), given the predicted clean sample."""
-    level, after = alpha_bar(k), alpha_bar(k_next)
-    eps = (x - level.sqrt() * x0) / (1 - level).sqrt()
-    return after.sqrt() * x0 + (1 - after).sqrt() * eps
+def amplitudes(k: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Of clean samples and of noise, at each of times k [T]."""
+    level = alpha_bar(k)
+    return list(zip(level.sqrt(), (1 - level).sqrt(), strict=True))
+
+
+def ddim_step(
+    x: Tensor, x0: Tensor, now: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]
+) -> Tensor:
+    """One deterministic step between two times, given their amplitudes and the predicted clean
+    sample.
+    """
+    eps = (x - now[0] * x0) / now[1]
+    return after[0] * x0 + after[1] * eps
 
 
 def time_grid(steps: int, device: str | torch.device = "cpu") -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from algorithms.nn.diffusion import add_noise, ddim_step, time_grid
+from algorithms.nn.diffusion import add_noise, amplitudes, ddim_step, time_grid
 
 FIRST_SHARE = {"off": 1.0, "late": 0.75, "early": 0.25}  # of the steps, before the first branching
 GOLDEN = 0.6180339887498949
@@ -106,6 +106,7 @@ def sample(
     """
     device, populations = state.device, len(state)
     times = time_grid(sum(level.steps for level in levels), device)
+    amplitude = amplitudes(times)
 
     def noise(n: int) -> Tensor:
         return temperature * torch.randn(populations, n, *shape, generator=generator, device=device)
@@ -121,6 +122,6 @@ def sample(
             x = clamp(torch.cat([x, child], 1))
         for _ in range(level.steps):
             x0 = clamp(denoise(x, times[i]).clamp_(-1, 1))
-            x = clamp(ddim_step(x, x0, times[i], times[i + 1]))
+            x = clamp(ddim_step(x, x0, amplitude[i], amplitude[i + 1]))
             i += 1
     return x0

@@ -147,11 +147,10 @@ class SetDenoiser(nn.Module):
             time = time + self.seen(seen)
         if self.asked is not None:
             time = time + self.asked(asked)
-        time = time[:, None, None]
-        h = self.embed(x) + self.position  # [B, M, H, W]
-        c = h if context is None else self.embed(context) + self.position  # [B, C, H, W]
-        for block in self.blocks:
-            after = block(h, time, c)
-            c = after if context is None else block(c, time, c)
-            h = after
-        return self.head(h)
+        time, own = time[:, None, None], x.shape[1]
+        # Those who stand for the population go the same way, behind the particles
+        h = self.embed(x if context is None else torch.cat([x, context], 1)) + self.position
+        *blocks, last = self.blocks
+        for block in blocks:
+            h = block(h, time, h if context is None else h[:, own:])  # [B, M + C, H, W]
+        return self.head(last(h[:, :own], time, h if context is None else h[:, own:]))
