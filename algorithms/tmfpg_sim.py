@@ -6,8 +6,8 @@ simulator. This one is on the online track: a reference for what finite populati
 
     (1) play     `n_envs` populations of N agents play pi for one episode each, of which rho N act
                  at a step
-    (2) value    r and P of each (t, o, a), the passive ones besides, are the means of what those
-                 agents earned and where they went;
+    (2) value    r and P of each (round, o, a), the passive ones besides, are the means of what
+                 those agents earned and where they went in the 1 / rho steps of a round;
                  Q = r + P V',  V = rho sum_a pi Q + (1 - rho) [r0 + P0 V']
     (3) update   theta += rate sum_round rho (Q - sum_a pi Q): the natural gradient, pi =
                  softmax(theta), one table a round of 1 / rho steps
@@ -105,22 +105,26 @@ class TMFPGSim(Algorithm):
         return {"value_loss": torch.tensor(-mean)}
 
     def _count(self, batch: Batch) -> tuple[Array, Array, float]:
-        """Mean rewards [T, O, A + 1], nan where there are none, moves [T, O, A + 1, O], and rho."""
+        """Mean rewards [T, O, A + 1], nan where there are none, moves [T, O, A + 1, O], both equal
+        within a round, and rho.
+        """
         assert batch.next_obs is not None
         horizon, n_obs, n_actions = self.shape
         obs, after = (x[:, 0, :, 0].numpy() for x in (batch.obs, batch.next_obs))  # [B, N]
         act, rew = batch.act[:, 0].numpy(), batch.rew[:, 0].numpy()
         on = np.ones(act.shape, bool) if batch.active is None else batch.active[:, 0].numpy()
-        cell = (batch.step.numpy()[:, None] * n_obs + obs) * (n_actions + 1)
+        rho = float(on.mean())
+        rounds = np.arange(horizon) // max(1, round(1 / rho))
+        cell = (rounds[batch.step.numpy()][:, None] * n_obs + obs) * (n_actions + 1)
         cell = cell + np.where(on, act, n_actions)
-        size = horizon * n_obs * (n_actions + 1)
+        size = (rounds[-1] + 1) * n_obs * (n_actions + 1)
         visits = histogram(cell, size)
         paid = np.bincount(cell.ravel(), rew.ravel(), minlength=size)
         moves = histogram(cell * n_obs + after, size * n_obs).reshape(size, n_obs)
         with np.errstate(invalid="ignore"):
             reward, kernel = paid / visits, moves / np.maximum(visits, 1)[:, None]
-        shape = (horizon, n_obs, n_actions + 1)
-        return reward.reshape(shape), kernel.reshape(*shape, n_obs), float(on.mean())
+        shape = (-1, n_obs, n_actions + 1)
+        return reward.reshape(shape)[rounds], kernel.reshape(*shape, n_obs)[rounds], rho
 
     def _policy(self) -> Array:
         weight = np.exp(self.theta - self.theta.max(-1, keepdims=True))

@@ -56,7 +56,10 @@ def test_counted_parts_are_those_of_the_game(name: str) -> None:
     assert float(model.mu0 @ value[0]) == pytest.approx(exact, abs=0.05 * abs(exact))
 
 
-@pytest.mark.parametrize("name", ["meanfield/queue-n256-v1", "meanfield/queue-n64-b32-v1"])
+NAMES = ("queue-n256", "queue-n64-b32", "resource-n16-b2")  # in the last 2 of 16 act at a step
+
+
+@pytest.mark.parametrize("name", [f"meanfield/{name}-v1" for name in NAMES])
 def test_it_comes_near_the_equilibrium(name: str) -> None:
     task = registry.task(name)
     algorithm, model = TMFPGSim(TMFPGSimConfig(), task.spec, (0,)), task.model()
