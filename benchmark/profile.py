@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmark import launch
 from benchmark.algorithm import Algorithm, build_group
 from benchmark.batch import Batch
 from benchmark.train import Run, settled
@@ -121,6 +122,7 @@ def measure(run: Run, seconds: float = 2.0, rounds: int = 7) -> Profile:
     one thread, `seconds` each in all; shown are medians.
     """
     torch.set_num_threads(1)
+    launch.keep_memory()  # as runs do
     _, sample, cycle = build(run)
     eager = cycle
     if getattr(run.config, "compile", "off") == "on":  # a graph's products are inside it, unseen

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark import checkpoint, files, online, provenance, record
+from benchmark import checkpoint, files, launch, online, provenance, record
 from benchmark.algorithm import Algorithm, Variant
 from benchmark.batch import Dataset
 from benchmark.errors import BusyError, UserError
@@ -200,6 +200,7 @@ def execute(
     Returns one record a seed.
     """
     torch.set_num_threads(THREADS)
+    launch.keep_memory()
     progress = progress or Progress()
     with only_process(run.where):
         finished = find_records(run, [records])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,30 @@ def make_run(folder: Path, row: str = "plain_net", seeds=(0, 1), steps: int = 30
         row, cls, variant, task, data, protocol, folder, seeds=seeds, steps=steps, **kw
     )
     return runs[0] if cls.stacks_seeds else dataclasses.replace(runs[0], seeds=tuple(seeds))
+
+
+FAULTS = """
+import resource, sys, numpy as np, torch
+from benchmark import launch
+if sys.argv[1] == "keep":
+    launch.keep_memory()
+def use():  # 64 MB in eight blocks, all freed
+    blocks = [np.ones(1 << 20) for _ in range(8)]
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_memory_that_is_freed_stays_with_the_process() -> None:
+    def faults(how: str) -> int:
+        words = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
+
+    assert faults("keep") < 1_000 < faults("give back")  # pages; it is 16,384 a time
 
 
 def final(run: Run) -> dict[str, Any]:

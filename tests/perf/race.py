@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmark.launch import keep_memory
+
 Times = dict[str, list[float]]  # variant -> milliseconds of CPU time a call, of each round
 
 
@@ -45,8 +47,9 @@ def race(
     variants: dict[str, Callable[[], Any]], rounds: int = 5, seconds: float = 1.0, warm: int = 1
 ) -> Times:
     """CPU milliseconds a call of each variant; they take turns of `seconds / rounds` at least. The
-    first `warm` calls of each are left out.
+    first `warm` calls of each are left out. All have the memory of a run's process.
     """
+    keep_memory()
     for call in variants.values():
         for _ in range(warm):
             call()
