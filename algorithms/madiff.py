@@ -54,9 +54,10 @@ Differences from the paper
 14. (3) is learned at the present step, where it acts, from the next step as it is planned: with
     difference 11 the change itself. The code takes all steps of a window. [OUR CHOICE]
 
-What reproduces (records: spread's expert data, 3 seeds, 6,000 updates of 64 windows; BC 95): 39
-with the paper's loss, 72 with (8), row `guess`. Most of the gap to BC is what a cloner of actions
-has with the same rows, not diffusion. Mean square error against the expert's mean action (its
+What reproduces (records: spread's expert data, 5 seeds, 6,000 updates of 64 windows; BC 95): 40
+with the paper's loss, 38 without attention (1.5 [.05, 2.7] less: it matters, and little here), 72
+with (8), row `guess` (3 seeds). Most of the gap to BC is what a cloner of actions has with the same
+rows, not diffusion. Mean square error against the expert's mean action (its
 variance is .37; a score of 95 takes .07, one of 60 .17), development data of leaderboard/tuning,
 one training each, a network of width 128:
     a cloner for each agent, 256 rows an update, 4,000 updates                     .083
