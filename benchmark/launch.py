@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import resource
 import signal
 import sys
 import threading
+from pathlib import Path
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 MARK = "@"  # first character of a line of progress
@@ -30,6 +33,18 @@ def keep_memory() -> None:
     if mallopt is not None:
         for threshold in (TRIM_THRESHOLD, MMAP_THRESHOLD):
             mallopt(threshold, KEPT)
+
+
+def peak_mb() -> float:
+    """Most megabytes that this process has held. That of getrusage, which stands in where there is
+    no /proc, begins with the peak of the process that forked it.
+    """
+    try:
+        found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    kilobytes = int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 1024
 
 
 def end_with_parent() -> None:

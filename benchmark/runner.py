@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -343,7 +342,7 @@ def _evaluate(run: Run, trainer: Trainer, digest: str, progress: Progress) -> li
         update_ms=1e3 * (trainer.train_seconds - trainer.env_seconds) / max(run.steps, 1) / k,
         act_ms=evaluation.act_ms,
         evaluate_seconds=evaluation.seconds / k,
-        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_mb=launch.peak_mb(),
         parameters=int(cost.get("parameters", 0)),
         sampler_steps=int(cost.get("sampler_steps", 1)),
         device=run.device,

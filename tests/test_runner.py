@@ -63,6 +63,14 @@ def test_memory_that_is_freed_stays_with_the_process() -> None:
     assert faults("keep") < 1_000 < faults("give back")  # pages; it is 16,384 a time
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_a_peak_of_memory_is_the_processs_own() -> None:
+    held = np.ones(1 << 26)  # 512 MB of the process that forks
+    words = [sys.executable, "-c", "from benchmark import launch; print(launch.peak_mb())"]
+    done = subprocess.run(words, capture_output=True, check=True, text=True)
+    assert float(done.stdout) < held.nbytes / 2**20 / 4
+
+
 def final(run: Run) -> dict[str, Any]:
     path = checkpoint.latest(run.where)
     assert path is not None
