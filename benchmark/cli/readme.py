@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 README = ROOT / "README.md"
 PERF = ROOT / "leaderboard" / "perf"
 FIGURES = ROOT / "leaderboard" / "figures"
-TIERS = ("random", "medium-replay", "medium", "expert")
+TIERS = ("random", "medium-replay", "mixed", "medium", "expert")
 PAPERS = "mpe-omar/spread"  # the program behind the published tables
 SHOWN = ("algorithm", "floor")  # neither references nor published numbers
-TEAMS = ("spread", "tag-flee")
-GAMES = ("queue-n256", "resource-n256", "beach-bar-n256", "four-rooms-n256")
-BATTLES = ("magent-map16-rush", "skirmish-n64-rush", "skirmish-n1024-rush")
+TEAMS = ("mpe/spread", "mpe/tag-flee", "mamujoco/halfcheetah-2x3")
+GAMES = tuple(f"meanfield/{name}-n256" for name in ("queue", "resource", "beach-bar", "four-rooms"))
+BATTLES = tuple(
+    f"battle/{name}-rush" for name in ("magent-map16", "skirmish-n64", "skirmish-n1024")
+)
 CROWDS = tuple(f"meanfield/{name}/medium-v1" for name in (
     "squeeze-n1000", "squeeze-n10000", "beach-bar-n1000", "beach-bar-n10000"
 ))  # fmt: skip
@@ -86,10 +88,10 @@ def effects(records: list[Record]) -> str:
   ([paired](leaderboard/perf/hierarchy.json))."""
 
 
-def tiers(records: list[Record], suite: str, names: tuple[str, ...]) -> str:
-    """Scores on a suite's tasks, a table a task, a column for each tier that has records."""
+def tiers(records: list[Record], tasks: tuple[str, ...]) -> str:
+    """Scores on tasks, a table a task, a column for each tier that has records."""
     tables = []
-    for task in (f"{suite}/{name}" for name in names):
+    for task in tasks:
         rows: dict[str, dict[str, Row]] = defaultdict(dict)  # name, tier
         for tier in TIERS:
             own = [item for item in records if item.dataset == f"{task}/{tier}-v1"]
@@ -163,12 +165,13 @@ def beside_papers(records: list[Record]) -> str:
             flags.add(printed.comparable)
     if not cells:
         return f"No records on `{PAPERS}` yet."
+    found = [tier for tier in TIERS if any(tier in row for row in cells.values())]
     lines = [
-        f"| `{PAPERS}`: ours / published | {' | '.join(TIERS)} |",
-        "|---|" + "---|" * len(TIERS),
+        f"| `{PAPERS}`: ours / published | {' | '.join(found)} |",
+        "|---|" + "---|" * len(found),
     ]
     for name in sorted(cells):
-        lines.append(f"| {name} | {' | '.join(cells[name].get(tier, '') for tier in TIERS)} |")
+        lines.append(f"| {name} | {' | '.join(cells[name].get(tier, '') for tier in found)} |")
     return "\n".join([*lines, "", f"Comparable: {', '.join(sorted(flags))}."])
 
 
@@ -239,9 +242,9 @@ def run(options: Readme) -> int:
     blocks = {
         "bench": render(board.rows_of(shown), "markdown").strip(),
         "effects": effects(records),
-        "spread": tiers(everything, "mpe", TEAMS),
-        "games": tiers(everything, "meanfield", GAMES),
-        "battles": tiers(everything, "battle", BATTLES),
+        "spread": tiers(everything, TEAMS),
+        "games": tiers(everything, GAMES),
+        "battles": tiers(everything, BATTLES),
         "crowds": across(everything, CROWDS, _cost),
         "probes": across(everything, PROBES, _cell),
         "online": online(everything),
