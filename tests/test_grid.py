@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmark import executors, files, grid, record, runner
@@ -306,6 +307,18 @@ def test_a_job_that_the_kernel_ended_is_out_of_memory(
     assert end.reason.startswith("out of memory: the kernel ended it when it held ")
 
 
+def gone(pid: int) -> bool:
+    """Whether a process has ended, or does within ten seconds."""
+    for _ in range(100):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 @pytest.mark.usefixtures("scripts")
 def test_a_job_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     script = (
@@ -314,11 +327,9 @@ def test_a_job_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> N
         f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
         "time.sleep(600)"
     )
-    end = ended(script, tmp_path, patience=1.0)
-    assert end.reason == "it showed no sign of life for 1 s and was ended"
-    pid = int((tmp_path / "pid").read_text())
-    time.sleep(0.2)
-    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+    end = ended(script, tmp_path, patience=2.0)
+    assert end.reason == "it showed no sign of life for 2 s and was ended"
+    assert gone(int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.usefixtures("scripts")
@@ -327,9 +338,9 @@ def test_a_new_checkpoint_is_a_sign_of_life_and_of_progress(tmp_path: Path) -> N
         "import pathlib, time\n"
         "for i in range(8):\n"
         f"    pathlib.Path({str(tmp_path)!r}, f'checkpoint-{{i:09d}}.safetensors').touch()\n"
-        "    time.sleep(0.2)\n"
+        "    time.sleep(0.4)\n"
     )
-    end = ended(script, tmp_path, patience=1.0)
+    end = ended(script, tmp_path, patience=2.0)
     assert (end.code, end.advanced) == (0, True)
     assert not ended("pass", tmp_path).advanced
 

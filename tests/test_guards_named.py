@@ -241,7 +241,7 @@ MUTATIONS: dict[str, Mutation] = {
         "if time.monotonic() - life > patience:",
         "if False:",
         test_grid.test_a_job_that_hangs_is_ended_with_all_that_it_started,
-        waits=2.0,
+        waits=4.0,
     ),
     "a checkpoint is a sign of life": Mutation(
         executors,
