@@ -12,10 +12,11 @@ import torch
 from torch.distributions import Normal
 
 import algorithms
-from algorithms.nn.dime import EDGE, DiffusionPolicy, cosine_steps
+from algorithms.nn.dime import DiffusionPolicy, cosine_steps
 from algorithms.nn.distributional import atoms, cross_entropy, mean, project
 from algorithms.nn.online import clip_by_norm
 from algorithms.nn.stacked import generators
+from algorithms.omad_off import EDGE, ReadingPolicy
 from benchmark import checkpoint, registry
 from benchmark.algorithm import Algorithm
 from benchmark.checks.algorithm import AlgorithmSubject, check_algorithm
@@ -116,7 +117,7 @@ def test_path_costs_are_the_densities_of_the_two_kernels() -> None:
                 cell = features[:, :, :, :].clone()
                 whole = torch.zeros(1, 2, 16, 2)
                 whole[0, i, row] = x
-                f = policy.drift(cell, whole, policy.times[k])[0, i, row].detach()
+                f = policy.drift(cell, whole, k)[0, i, row].detach()
                 spread = math.sqrt(2 * eta)
                 forward = Normal((x + eta * (f - x / 6.25))[:n_dims], spread)
                 after = torch.zeros(2)
@@ -153,10 +154,10 @@ def test_entropy_bound_lies_below_the_entropy_and_meets_it_for_small_steps(scale
         assert bound > entropy - gap
 
 
-def test_denoising_regresses_on_the_mean_of_the_step_given_data() -> None:
-    """(6), by conditioning the joint Gaussian of a chain that is written out."""
+def test_a_step_of_the_offline_chain_has_the_mean_given_the_action_that_is_read() -> None:
+    """(3) and (4) of omad_off, by conditioning the Gaussian of a chain that is written out."""
     steps, prior = 5, 1.3
-    policy = awake(DiffusionPolicy(generators([0]), TEAM, (16,), steps, prior, 0.6))
+    policy = awake(ReadingPolicy(generators([0]), TEAM, (16,), steps, prior, 0.6))
     features, act = torch.randn(1, 2, 16, 5), torch.rand(1, 2, 16, 2) * 2.4 - 1.2
     act = act.clamp(-1, 1) * policy.mask
     index = torch.arange(16).remainder(steps).expand(1, 2, -1)
@@ -176,14 +177,20 @@ def test_denoising_regresses_on_the_mean_of_the_step_given_data() -> None:
             inner[1, 1] = shrink**2 * var[-1] + 2 * dt[k]
             x = torch.zeros(2)
             x[:n_dims] = (shrink * mu[-1] * start + inner[1, 1].sqrt() * noise[0, i, row])[:n_dims]
-            gain = inner[0, 1] / inner[1, 1]
-            posterior = mu[-1] * start + gain * (x - shrink * mu[-1] * start)
             whole = torch.zeros(1, 2, 16, 2)
             whole[0, i, row] = x
-            f = policy.drift(features, whole, policy.times[k])[0, i, row].detach()
+            h = policy.read(features, whole, index)[0, i, row].detach()
+            given = features, shrink * mu[-1] * whole, k  # h sees what is left of the signal
+            np.testing.assert_allclose(
+                h, DiffusionPolicy.drift(policy, *given)[0, i, row].detach(), rtol=1e-4, atol=1e-6
+            )
+            error = ((h - start) ** 2)[:n_dims].sum()
+            np.testing.assert_allclose(found[0, i, row], error, rtol=2e-3, atol=1e-4)
+            gain = inner[0, 1] / inner[1, 1]
+            posterior = mu[-1] * h + gain * (x - shrink * mu[-1] * h)
+            f = policy.drift(features, whole, k)[0, i, row].detach()
             step = x + dt[k] * (f - x / prior**2)
-            error = ((step - posterior) ** 2)[:n_dims].sum() / (4 * dt[k])
-            np.testing.assert_allclose(found[0, i, row], steps * error, rtol=2e-3, atol=1e-4)
+            np.testing.assert_allclose(step, posterior, rtol=1e-3, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------- OMAD

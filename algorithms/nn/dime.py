@@ -9,8 +9,6 @@ eta_k = dt_k / friction, g(x) = -x / prior^2 the score of the prior, and a netwo
         log w = sum_k log N_backward(x_k | x_{k-1}) - log N_forward(x_{k-1} | x_k)
     (4) term = log N(x_K; 0, prior^2 I)
     (5) entropy of the action >= E[ -(run + term) ]
-    (6) x_k | x_0 is Gaussian under (2), and so is x_{k-1} | x_k, x_0: the denoising score matching
-        of data regresses the drift of (1) on the mean of the latter.
 
 The two kernels of (3) have one variance, so that their normalisers cancel.
 """
@@ -32,7 +30,6 @@ from benchmark.task import TaskSpec
 FREQUENCIES = 4  # of the features of k
 COSINE_OFFSET, COSINE_FLOOR = 0.008, 0.001  # of the steps dt_k
 LAST_LAYER = 1e-8  # scale of the last layer's first weights: f starts at zero
-EDGE = 0.97  # logged actions are taken this far inside the box, where atanh is of the order of x_K
 
 
 def cosine_steps(steps: int) -> Tensor:
@@ -86,9 +83,9 @@ class DiffusionPolicy(nn.Module):
         """eta of a step of relative size 1: [K, M, 1, 1]."""
         return (F.softplus(self.scale) / F.softplus(self.friction))[..., :1]
 
-    def drift(self, features: Tensor, x: Tensor, time: Tensor) -> Tensor:
-        """f(o, x, k): [K, M, R, A]; `time` are the features of k, broadcast to the rows."""
-        time = time.expand(*x.shape[:-1], -1)
+    def drift(self, features: Tensor, x: Tensor, step: int | Tensor) -> Tensor:
+        """f(o, x, k): [K, M, R, A]; steps are counted in the order of denoising, k = K - step."""
+        time = self.times[step].expand(*x.shape[:-1], -1)
         f: Tensor = self.net(torch.cat([features, x, time], -1))
         return f[..., : x.shape[-1]] * self.mask
 
@@ -105,7 +102,7 @@ class DiffusionPolicy(nn.Module):
         pull = 1 / self.prior**2
         for k in range(self.steps):
             eta, xi = rate * self.dt[k], noise[:, k + 1]
-            drift = self.drift(features, x, self.times[k])
+            drift = self.drift(features, x, k)
             after = x + eta * (drift - pull * x) + (2 * eta).sqrt() * xi  # (1)
             back = x - after + eta * pull * after  # (2): distance from the backward mean
             run = run + back.square() / (4 * eta) - 0.5 * xi.square()  # (3)
@@ -119,34 +116,6 @@ class DiffusionPolicy(nn.Module):
         x = torch.zeros(*features.shape[:-1], self.mask.shape[-1], device=features.device)
         rate, pull = self.rate(), 1 / self.prior**2
         for k in range(self.steps):
-            drift = self.drift(features, x, self.times[k])
+            drift = self.drift(features, x, k)
             x = x + rate * self.dt[k] * (drift - pull * x)
         return torch.tanh(x) * self.mask
-
-    def matching_loss(self, features: Tensor, act: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        """(6): bound of -log-likelihood of actions, up to a constant, from one step k: [K, M, R].
-
-        index: [K, M, R] int64 in 0 .. steps - 1, position in the order of denoising; noise as act.
-        The schedule is held fixed.
-        """
-        pull, rate = 1 / self.prior**2, self.rate().detach()  # [K, M, 1, 1]
-        signal, variance = torch.ones_like(rate), torch.zeros_like(rate)
-        table = []  # from the action outwards: of x_{k-1} and of the step that leads to x_k
-        for k in reversed(range(self.steps)):
-            eta = rate * self.dt[k]
-            table.append((signal, variance, eta))
-            shrink = 1 - eta * pull
-            signal, variance = signal * shrink, variance * shrink**2 + 2 * eta
-        parts = [torch.cat(part, -1) for part in zip(*reversed(table), strict=True)]  # [K, M, 1, S]
-        inner_signal, inner_variance, eta = (
-            part.expand(*index.shape, -1).gather(-1, index.unsqueeze(-1)) for part in parts
-        )
-        shrink = 1 - eta * pull
-        start = torch.atanh(act.clamp(-EDGE, EDGE)) * self.mask
-        outer = shrink**2 * inner_variance + 2 * eta  # variance of x_k | x_0
-        x = shrink * inner_signal * start + outer.sqrt() * noise * self.mask
-        mean = (2 * eta * inner_signal * start + shrink * inner_variance * x) / outer
-        wanted = (mean - x) / eta + pull * x
-        drift = self.drift(features, x, self.times[index])
-        error = ((drift - wanted).square() * self.mask).sum(-1)
-        return self.steps * (eta.squeeze(-1) / 4) * error
