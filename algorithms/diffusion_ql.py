@@ -85,13 +85,14 @@ CHOICES = {
     "critic": ("independent", "centralised"),
     "q_agg": ("min", "mean"),
 }
+SEARCHED: dict[str, Any] = {  # leaderboard/tuning/diffusion_ql.json, on spread
+    "predict": "action",
+    "lr": 3e-3,
+    "batch_size": 128,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "mpe/": {  # the search of leaderboard/tuning/diffusion_ql.json
-        "predict": "action",
-        "lr": 3e-3,
-        "gamma": 0.95,
-        "batch_size": 128,
-    },
+    "mpe/": SEARCHED | {"gamma": 0.95},
+    "mamujoco/": SEARCHED,
     "probe/": PROBE,
 }
 TUNED = {"mpe/": Tuning(configs_tried=1, online_episodes=700)}

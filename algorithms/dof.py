@@ -95,14 +95,15 @@ RELEASE: dict[str, Any] = {
     "width": 256,
     "batch_size": 1024,
 }
+SEARCHED: dict[str, Any] = {  # leaderboard/tuning/dof.json, on spread
+    "predict": "action",
+    "denoising_steps": 5,
+    "lr": 3e-3,
+    "batch_size": 128,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "mpe/": {  # the search of leaderboard/tuning/dof.json
-        "predict": "action",
-        "denoising_steps": 5,
-        "lr": 3e-3,
-        "gamma": 0.95,
-        "batch_size": 128,
-    },
+    "mpe/": SEARCHED | {"gamma": 0.95},
+    "mamujoco/": SEARCHED,
     "probe/": PROBE,
 }
 TUNED = {"mpe/": Tuning(configs_tried=1, online_episodes=400)}
