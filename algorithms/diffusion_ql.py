@@ -29,13 +29,14 @@ Differences from the paper
  7. (6), off by default, has the optimum of (1) and learns faster: where noise is high, which is
     where an action is decided, (1) weighs errors of x0 by abar / (1 - abar). [OUR CHOICE]
 
-What reproduces (quick protocol, 3 seeds, spread): above BC on medium and replay data, 46.7 and 41.5
-against 38.7 and 33.5, far below it on expert data, 47.2 against 95.5. There the quick budget is too
-short for a chain: 44 after 5,000 updates and 65 after 10,000, and without Q (eta = 0) 42 after
-2,500 and 66 after 5,000, with eta = .1 42 and 64 (one training seed, 50 development episodes, an
-error of 2 to 3). Values that hold actions back help where the data are poor and cost updates where
-they are good; OM2P's one step has 93.7 with the same budget. Tag is alike: 55.6 and 57.1 on replay
-and medium data, where BC has 21.5 and 43.0, and 79.0 against 100.9 on expert data.
+What reproduces (quick protocol, spread, 5 seeds, replay data 3): above BC on medium and replay data
+(46.2, 41.5; BC 38.6, 33.5), far below it on expert data, 47.7 against 95.1. There the quick
+budget is too short for a chain: 44 after 5,000 updates and 65 after 10,000, and without Q (eta = 0)
+42 after 2,500 and 66 after 5,000, with eta = .1 42 and 64 (one training seed, 50 development
+episodes, an error of 2 to 3). Values that hold actions back help where the data are poor and cost
+updates where they are good; OM2P's one step has 93.1, after 12,000 updates of twice the rows. Tag
+is alike (3 seeds): 55.6 and 57.1 on replay and medium data, where BC has 21.5 and 43.0, and 79.0
+against 100.9 on expert data.
 """
 
 from __future__ import annotations
