@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import time
@@ -161,7 +162,8 @@ def test_a_grid_goes_on_after_kills(tree: bool, whole: Path, tmp_path: Path) -> 
         time.sleep(rng.uniform(2.0, 6.0))
         if process.poll() is None:
             for victim in [process, *(process.children(recursive=True) if tree else [])]:
-                victim.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):  # it ended with its parent
+                    victim.kill()
             kills += 1
         process.wait()
     assert kills >= 1
