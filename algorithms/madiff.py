@@ -56,7 +56,7 @@ Differences from the paper
 
 What reproduces (records: spread's expert data, 5 seeds, 6,000 updates of 64 windows; BC 95): 40
 with the paper's loss, 38 without attention (1.5 [.05, 2.7] less: it matters, and little here), 72
-with (8), row `guess` (3 seeds). Spread's medium and replay data: 37.4 and 37.6 (BC 38.6, 33.5);
+with (8), row `guess` (3 seeds). Spread's medium and replay data: 37.2 and 37.6 (BC 38.6, 33.5);
 tag's replay, medium and expert data, 3 seeds: 19.7, 30.3, 85.1 (BC 21.5, 43.0, 100.9).
 Most of the gap to BC is what a cloner of actions has with the same rows, not diffusion. Mean square
 error against the expert's mean action (its variance is .37; a score of 95 takes .07, one of 60

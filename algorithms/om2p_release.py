@@ -33,7 +33,7 @@ Differences from the code
 As in the code, neither observations nor rewards are scaled, and evaluation draws its noise.
 
 What reproduces: that cloning by (1) and (3) is not the law of the data, see b; the authors' tables
-could not be read. It has not been run under a protocol yet.
+could not be read. Quick protocol, 3 seeds: 10.0 on the bandit of two joint modes; no other run yet.
 """
 
 from __future__ import annotations
