@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from algorithms.nn.stacked import StackedMLP, generators
 from benchmark import runner
 from benchmark.envs.mpe.spread import Spread
-from tests.studies import agents_cql, denoising_steps
+from tests.studies import agents_cql, denoising_steps, mean_flow
 
 torch.set_num_threads(1)
 
@@ -73,3 +74,27 @@ def test_the_board_has_the_study_s_default_and_more_steps_take_more_time() -> No
         for name in ("update_ms", "act_1_ms", "act_100_ms"):
             assert 0 < cost[f"{name}_low"] <= cost[name] <= cost[f"{name}_high"]
     assert found[8]["update_ms"] > found[1]["update_ms"]
+
+
+# ------------------------------------------------------------------------------ mean_flow
+def test_a_difference_is_exact_at_a_fitting_delta_and_gone_at_the_released_one() -> None:
+    net = StackedMLP(generators(mean_flow.SEEDS), (), (3 + 4, 64, 64, 2), torch.nn.functional.gelu)
+    rows = {row["delta"]: row for row in mean_flow.errors(net, 3)}
+    for precision in ("float32", "float64"):
+        assert len(rows[5e-3][precision]) == len(mean_flow.SEEDS)
+        assert max(rows[5e-3][precision]) < 0.05
+    assert min(rows[1e-12]["float32"]) == 1  # the difference of equal numbers
+    assert max(rows[1e-6]["float64"]) < 1e-3 < min(rows[1e-6]["float32"])
+
+
+def test_energy_distance_is_that_of_each_seed_and_zero_for_equal_samples() -> None:
+    a = torch.tensor([[[0.0], [0.0]], [[0.0], [2.0]]])
+    b = torch.tensor([[[1.0], [1.0]], [[0.0], [2.0]]])
+    assert mean_flow.energy_distance(a, b).tolist() == [2.0, 0.0]
+
+
+def test_a_cloned_row_has_every_seed_and_more_steps_come_nearer_to_the_data() -> None:
+    few, more = (mean_flow.cloned("uniform", 0.5, "fd", steps)[1] for steps in (1, 60))
+    for name, values in more.items():
+        assert not isinstance(values, list) or len(values) == len(mean_flow.SEEDS), name
+    assert max(more["energy_distance_1"]) < min(few["energy_distance_1"])
