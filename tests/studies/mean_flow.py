@@ -17,7 +17,7 @@ leaderboard/studies/mean_flow.json.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ USUAL = ("logit_normal", 0.5)
 CASES = [(*USUAL, how) for how in meanflow.ESTIMATORS] + [
     (law, rho, "fd") for law in meanflow.TIME_LAWS for rho in (0.0, 0.5) if (law, rho) != USUAL
 ]  # law of times, share of r = t, estimator
+
+PAIRS = {
+    "difference, exact derivative": ((*USUAL, "fd"), (*USUAL, "jvp")),
+    "exponential, uniform times": (("exp", 0.5, "fd"), ("uniform", 0.5, "fd")),
+}
 
 
 def velocity(net: StackedMLP, *given: Tensor) -> meanflow.Velocity:
@@ -129,7 +134,17 @@ def measure(steps: int = STEPS, say: Callable[[str], None] = print) -> dict[str,
             f"{k} {sum(v) / len(v):.3f}" for k, v in row.items() if isinstance(v, list)
         )
         say(f"{case[0]:12} rho {case[1]} {case[2]:4}: {means}")
+    found["pairs"] = pairs(found["toy"])
     return found
+
+
+def pairs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One-step energy distances that claims compare, seeds of both side by side."""
+    seeds = {(row["law"], row["rho"], row["estimator"]): row["energy_distance_1"] for row in rows}
+    return [
+        {"what": what, "ours": seeds[ours], "other": seeds[other]}
+        for what, (ours, other) in PAIRS.items()
+    ]
 
 
 def main() -> None:
