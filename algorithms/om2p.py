@@ -35,10 +35,13 @@ Differences from the paper
     below. [OUR CHOICE]
 
 What reproduces
-    tests/perf/bench_om2p.py --parts floor delta --rounds 7 --compile off, on a loaded machine: an
-    update costs 1.6 times its matrix products at width 256 and 3.7 times at width 64, eager. The
-    relative error of (2) in float32 is 0.0025 at delta = 5e-3, 0.012 at 1e-3, 0.93 at 1e-5 and 1 at
-    the released 1e-12.
+    An update costs 1.3 times its matrix products at width 256, 2.5 times at width 64 (`make perf`).
+    Parts of mean flow, leaderboard/studies/mean_flow.json, two modes in two dimensions, 5 seeds:
+    energy distance of one-step samples .026 by (2), .020 by the exact derivative (.006 [-.012,
+    .026] more), .90 without it. The relative error of (2) in float32 is .003 at delta = 5e-3 on
+    untrained networks, where 1e-3 has .011, but .05 on trained ones, where 1e-3 has .010 and 1e-4
+    .001: delta wants to fall in training. The released 1e-12 has 1. Times by "exp" are worse there
+    than uniform ones (.031 and .014), and better than logit-normal ones on spread, see next.
     Spread, development data of leaderboard/tuning: it was short training, not the method, that
     first stood at 25 on expert data after 2,000 updates. Without Q, cloning by mean flow has 70
     after 6,000 and 89 after 12,000 updates with logit-normal times, 78 after 6,000 with "exp" ones,

@@ -65,6 +65,7 @@ class Card:
     where: str  # in the paper
     protocol: str  # what is done here
     test: list[AnyTest]
+    figure: str = ""  # of leaderboard/figures/claims, that shows what was measured
     published_rows: list[str] = Field(default_factory=list)  # rows that are the published method
     name: str = ""  # the file's
 

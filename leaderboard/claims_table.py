@@ -71,9 +71,9 @@ def escape(text: str) -> str:
 
 def short(findings: Sequence[Finding]) -> str:
     """One line a claim, for the README."""
-    lines = ["| paper | claim | measured here | verdict |", "|:---|:---|:---|:---|"]
+    lines = ["| paper | claim | verdict |", "|:---|:---|:---|"]
     for finding in findings:
-        cells = (finding.card.method, finding.card.title, finding.measured, finding.verdict)
+        cells = (finding.card.method, finding.card.title, finding.verdict)
         lines.append("| " + " | ".join(map(escape, cells)) + " |")
     return "\n".join([*lines, "", tally(findings) + "."])
 
@@ -90,6 +90,9 @@ def _markdown(findings: Sequence[Finding]) -> str:
             says = f"{f.card.says} ({f.card.where})"
             cells = [f.card.title, says, f.card.protocol, f.measured, f.verdict, f.reason]
             out.append("| " + " | ".join(map(escape, cells)) + " |")
+        for figure in dict.fromkeys(f.card.figure for f in own if f.card.figure):
+            titles = "; ".join(f.card.title for f in own if f.card.figure == figure)
+            out.append(f"\n![{escape(titles)}](../leaderboard/figures/claims/{figure}.svg)")
     return "\n".join(out) + "\n"
 
 

@@ -61,17 +61,21 @@ def comparison(rows: Sequence[Row], path: Path) -> None:
             _bars(ax, board, own)
 
 
-def curves(records: Sequence[Record], path: Path, rows: Sequence[Row] = ()) -> None:
+def curves(
+    records: Sequence[Record], path: Path, rows: Sequence[Row] = (), only: Sequence[str] = ()
+) -> None:
     """One panel per logged loss: a line per algorithm (mean over seeds), each seed thin behind it.
 
     Best with the records of one dataset; of more than MAX_PANELS losses the commonest are drawn.
     Of runs that play while they learn, returns come first, with the floors and references among the
-    board's `rows` as lines, and environment steps are the x axis.
+    board's `rows` as lines, and environment steps are the x axis. `only` names losses to draw.
     """
     axis = "env_steps" if all("env_steps" in run.curve for run in records if run.curve) else "step"
     panels: dict[str, list[tuple[int, str, list[Record]]]] = defaultdict(list)
     for index, (label, runs) in enumerate(labelled(records)):
         for name in sorted({name for run in runs for name in run.losses()}):
+            if only and name not in only:
+                continue
             panels[name].append((index, label, [run for run in runs if name in run.losses()]))
     if not panels:
         raise UserError(f"cannot draw {path}: none of the {len(records)} records has a curve.")

@@ -109,6 +109,8 @@ def test_runs_that_play_are_drawn_by_environment_steps_returns_first(tmp_path: P
     assert "environment steps" in text
     assert "gradient steps" not in text
     assert text.index(">return<") < text.index(">a_loss<")
+    plots.curves(runs("omar", [1, 2], curve=curve), tmp_path / "r.svg", only=["return"])
+    assert ">a_loss<" not in (tmp_path / "r.svg").read_text()
     rows = summarise(runs("omar", [1, 2], curve=curve, track="online"), {}, scale)
     plots.curves([run for row in rows for run in row.runs], tmp_path / "f.svg", rows)
     assert "random" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmark import checkpoint
-from benchmark.cli import readme_perf
+from benchmark.cli import readme, readme_perf
+from benchmark.errors import UserError
 from tests.conftest import ROOT, bench
 
 
@@ -52,6 +54,24 @@ def test_the_performance_section_says_what_was_met_and_what_was_missed() -> None
     assert "| a: b | ≥ 2 x |  |  | missed |" in text
 
 
+def test_the_readme_names_the_same_few_goals_that_the_record_has() -> None:
+    found = json.loads((ROOT / "leaderboard/perf/perf.json").read_text())
+    text = readme_perf.summary(found)
+    assert text in (ROOT / "README.md").read_text()
+    for name in readme_perf.FEATURED:
+        assert f"| {name} | " in text
+
+
+def test_a_block_is_filled_in_every_page_that_has_its_marks_and_must_have_one() -> None:
+    marks = "<!-- begin:a -->old<!-- end:a -->"
+    pages = {Path("x.md"): f"1 {marks} 2", Path("y.md"): "no marks"}
+    filled = readme.filled(pages, {"a": r"\1"})
+    assert filled[Path("x.md")] == "1 <!-- begin:a -->\n\\1\n<!-- end:a --> 2"
+    assert filled[Path("y.md")] == "no marks"
+    with pytest.raises(UserError, match=r"none of x\.md, y\.md has the marks <!-- begin:b -->"):
+        readme.filled(pages, {"b": ""})
+
+
 def test_the_performance_section_says_what_has_no_row() -> None:
     machine = {"processor": "P", "cores": 2, "load_1_5_15_min": [0.5, 0.5, 0.5]}
     text = readme_perf.goals({"machine": machine, "goals": [], "left_out": {"a": "b c"}})
@@ -65,8 +85,8 @@ def test_gpus_are_told_as_not_measured_until_there_is_a_record() -> None:
     for said in ("--device cuda", "No GPU has measured this yet", "make perf DEVICE=cuda"):
         assert said in absent
     for name in re.findall(r"\]\((.*?)\)", absent):
-        assert (ROOT / name).is_file()
-    assert (absent in (ROOT / "README.md").read_text()) != committed
+        assert (ROOT / "docs" / name).is_file()
+    assert (absent in (ROOT / "docs/performance.md").read_text()) != committed
     row = {"algo": "bc", "seeds": 3, "updates_per_second": 1234.5, "peak_mb": 10.0}
     text = readme_perf.device({"device": "G", "rows": [row | {"busy": 0.5, "waits": 0.0}]})
     assert "No GPU" not in text

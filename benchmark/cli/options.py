@@ -69,7 +69,7 @@ class Plots(Boards):
         tuple[
             Literal[
                 "bars", "curves", "cost", "exploitability", "flow", "profiles", "size", "tiers",
-                "papers",
+                "papers", "studies",
             ],
             ...,
         ]
@@ -104,10 +104,10 @@ class Claims(Boards):
 
 @dataclass(frozen=True)
 class Readme:
-    """Fill the README's tables and figures from the committed records."""
+    """Fill README and the pages of results, claims and performance from what is committed."""
 
     check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write nothing; fail where the README is not what the records say."""
+    """Write nothing; fail where a page is not what the records say."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def run(options: Plots) -> int:
 
 def figures(rows: Sequence[Row], checkpoints: Sequence[Path] = ()) -> Iterator[Figure]:
     """Every figure that rows have data for: of each board, of each game, across datasets."""
-    from leaderboard import aggregate, plots, plots_across, plots_games
+    from benchmark.cli import claims
+    from leaderboard import aggregate, plots, plots_across, plots_games, plots_studies
     from leaderboard.rows import by_board
 
     for one, own in by_board(rows).items():
@@ -72,6 +73,8 @@ def figures(rows: Sequence[Row], checkpoints: Sequence[Path] = ()) -> Iterator[F
         yield "tiers", f"{namespace}--{protocol}--tiers", partial(plots_across.tiers, own)
     yield "size", "sizes", partial(plots_across.by_size, rows)
     yield "papers", "papers", partial(_papers, rows)
+    for name, draw in plots_studies.FIGURES.items():
+        yield "studies", f"studies--{name}", partial(draw, claims.studies())
 
 
 def _papers(rows: Sequence[Row], path: Path) -> None:

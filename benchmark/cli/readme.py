@@ -1,12 +1,11 @@
-"""readme: the README's tables, figures and findings, written from the committed records and nothing
-else.
+"""readme: tables, figures and findings of the README and of the pages of results, claims and
+performance, written from the committed records and nothing else.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,22 +13,19 @@ import numpy as np
 from benchmark import files, registry
 from benchmark.cli import ROOT, board, claims
 from benchmark.cli import readme_perf as speed
+from benchmark.cli import readme_tables as tables
 from benchmark.errors import UserError
 from benchmark.protocol import PROTOCOLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
     from benchmark.cli.options import Readme
     from benchmark.record import Record
-    from leaderboard.rows import Row
 
-README = ROOT / "README.md"
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/results.md", "docs/performance.md"))
 PERF = ROOT / "leaderboard" / "perf"
 FIGURES = ROOT / "leaderboard" / "figures"
-TIERS = ("random", "medium-replay", "mixed", "medium", "expert")
-PAPERS = "mpe-omar/spread"  # the program behind the published tables
-SHOWN = ("algorithm", "floor")  # neither references nor published numbers
 TEAMS = ("mpe/spread", "mpe/tag-flee", "mamujoco/halfcheetah-2x3")
 GAMES = tuple(f"meanfield/{name}-n256" for name in ("queue", "resource", "beach-bar", "four-rooms"))
 BATTLES = tuple(
@@ -39,7 +35,7 @@ CROWDS = tuple(f"meanfield/{name}/medium-v1" for name in (
     "squeeze-n1000", "squeeze-n10000", "beach-bar-n1000", "beach-bar-n10000"
 ))  # fmt: skip
 PROBES = tuple(f"probe/{name}/two-mode-v1" for name in ("bandit", "xor", "mne"))
-PLAYED = "mpe/spread-v1"  # of the online track
+PLAYED = "mpe/spread-v1"  # of the figure of the online track
 BENCH = "meanfield/squeeze-n1000/medium-v1"  # of the first command on the page
 WEIGHTED, UNWEIGHTED, COARSE = "mfdiffuser", "mfdiffuser.none", "mfdiffuser.hierarchical"
 
@@ -88,93 +84,6 @@ def effects(records: list[Record]) -> str:
   ([paired](leaderboard/perf/hierarchy.json))."""
 
 
-def tiers(records: list[Record], tasks: tuple[str, ...]) -> str:
-    """Scores on tasks, a table a task, a column for each tier that has records."""
-    tables = []
-    for task in tasks:
-        rows: dict[str, dict[str, Row]] = defaultdict(dict)  # name, tier
-        for tier in TIERS:
-            own = [item for item in records if item.dataset == f"{task}/{tier}-v1"]
-            for row in board.rows_of(own):
-                if row.value is not None and row.label != "random" and row.kind in SHOWN:
-                    rows[_named(row)][tier] = row
-        if not rows:
-            continue
-        found = [tier for tier in TIERS if any(tier in row for row in rows.values())]
-        lines = [f"| `{task}` | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
-        for name in sorted(rows, key=lambda name: _place(list(rows[name].values()))):
-            cells = [_cell(rows[name][tier]) if tier in rows[name] else "" for tier in found]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        tables.append("\n".join(lines))
-    return "\n\n".join(tables)
-
-
-def across(records: list[Record], datasets: tuple[str, ...], cell: Callable[[Row], str]) -> str:
-    """A table with a column for each dataset; reference lines are left out."""
-    rows: dict[str, dict[str, Row]] = defaultdict(dict)  # name, dataset
-    for dataset in datasets:
-        for row in board.rows_of([item for item in records if item.dataset == dataset]):
-            if row.value is not None and row.runs and row.label != "random":
-                rows[_named(row)][dataset] = row
-    heads = [f"`{name.split('/')[1]}`" for name in datasets]
-    lines = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(datasets)]
-    for name in sorted(rows, key=lambda name: _place(list(rows[name].values()))):
-        cells = [cell(rows[name][at]) if at in rows[name] else "" for at in datasets]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cost(row: Row) -> str:
-    """Score, seconds of training and peak megabytes, medians over the seeds."""
-    costs = [(run.cost.train_seconds, run.cost.peak_mb) for run in row.runs]
-    seconds, megabytes = np.median(costs, axis=0)
-    return f"{_cell(row)}; {seconds:.0f} s, {megabytes:.0f} MB"
-
-
-def online(records: list[Record]) -> str:
-    """Scores on the online track, and the environment steps that they took."""
-    own = [item for item in records if item.task == PLAYED and item.track == "online"]
-    lines = [f"| `{PLAYED}`, online | score | environment steps |", "|---|---|---|"]
-    for row in board.rows_of(own):
-        if row.value is not None and row.runs and row.kind == "algorithm":
-            lines.append(f"| {_named(row)} | {_cell(row)} | {row.runs[0].env_steps:,} |")
-    return "\n".join(lines)
-
-
-def beside_papers(records: list[Record]) -> str:
-    """Ours and the published score on the task whose program is the papers', tier by tier."""
-    cells: dict[str, dict[str, str]] = defaultdict(dict)  # published name, tier
-    flags = set()
-    source: dict[str, str] = {}  # of each row of ours: the first that has it
-    for tier in TIERS:
-        own = [item for item in records if item.dataset == f"{PAPERS}/{tier}-v1"]
-        for row in board.rows_of(own):
-            printed = row.printed
-            if printed is None or printed.same_scale is None or printed.ours is None:
-                continue
-            chosen = source.setdefault(printed.ours.label, printed.number.source)
-            if printed.number.unit != "score" or printed.number.source != chosen:
-                continue
-            name = f"`{printed.ours.label}`, {printed.number.algorithm} in {printed.source.label}"
-            deviation = f" ± {printed.number.std:g}" if printed.number.std else ""
-            ours, low, high = (
-                printed.same_scale.value, printed.same_scale.low, printed.same_scale.high,
-            )  # fmt: skip
-            range_ = "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
-            cells[name][tier] = f"{ours:.1f}{range_} / {printed.number.mean:g}{deviation}"
-            flags.add(printed.comparable)
-    if not cells:
-        return f"No records on `{PAPERS}` yet."
-    found = [tier for tier in TIERS if any(tier in row for row in cells.values())]
-    lines = [
-        f"| `{PAPERS}`: ours / published | {' | '.join(found)} |",
-        "|---|" + "---|" * len(found),
-    ]
-    for name in sorted(cells):
-        lines.append(f"| {name} | {' | '.join(cells[name].get(tier, '') for tier in found)} |")
-    return "\n".join([*lines, "", f"Comparable: {', '.join(sorted(flags))}."])
-
-
 def algorithm_table() -> str:
     """What every algorithm is, from its own file: the first sentence, the paper, the rows."""
     import inspect
@@ -203,31 +112,9 @@ def _linked(paper: str) -> str:
     return "" if found == "none" else found
 
 
-def _named(row: Row) -> str:
-    from leaderboard.columns import mark
-
-    said = [mark(row), "joint" if row.execution == "joint" else ""]
-    said.append(row.board.track if row.board.track != "offline" else "")
-    return row.label + (f" ({', '.join(filter(None, said))})" if any(said) else "")
-
-
-def _cell(row: Row) -> str:
-    assert row.value is not None
-    text = f"{row.value.value:.1f}"
-    if row.value.low is not None:  # two seeds or more
-        text += f" [{row.value.low:.1f}, {row.value.high:.1f}]"
-    return f"{text} ({len(row.seeds)})" if row.runs else text  # else the dataset's mean
-
-
-def _place(rows: list[Row]) -> tuple[bool, int, float]:
-    """The rows of most tiers first, then by their mean; who knows more than the data comes last."""
-    mean = float(np.mean([row.value.value for row in rows if row.value]))
-    return rows[0].board.track != "offline", -len(rows), -mean
-
-
 def run(options: Readme) -> int:
     """Write the README, or with --check compare it."""
-    from leaderboard import claims_table, plots, plots_games
+    from leaderboard import claims_table, plots, plots_across, plots_games, plots_studies
     from leaderboard.table import render
 
     committed = board.committed()
@@ -242,14 +129,15 @@ def run(options: Readme) -> int:
     blocks = {
         "bench": render(board.rows_of(shown), "markdown").strip(),
         "effects": effects(records),
-        "spread": tiers(everything, TEAMS),
-        "games": tiers(everything, GAMES),
-        "battles": tiers(everything, BATTLES),
-        "crowds": across(everything, CROWDS, _cost),
-        "probes": across(everything, PROBES, _cell),
-        "online": online(everything),
-        "published": beside_papers(everything),
+        "spread": tables.tiers(everything, TEAMS),
+        "games": tables.tiers(everything, GAMES),
+        "battles": tables.tiers(everything, BATTLES),
+        "crowds": tables.across(everything, CROWDS, tables.cost),
+        "probes": tables.across(everything, PROBES, tables.cell_of),
+        "online": tables.playing([x for x in everything if x.task.startswith("mpe/")]),
+        "published": tables.beside_papers(everything),
         "claims": claims_table.short(found),
+        "speed": speed.summary(measured["perf"]),
         "algorithms": algorithm_table(),
         "perf": speed.goals(measured["perf"]),
         "device": speed.device(measured.get("device-cuda")),
@@ -257,22 +145,39 @@ def run(options: Readme) -> int:
         "plans": speed.plans(measured["plans"]),
         "soak": speed.soak(measured["soak"]),
     }
-    text = README.read_text()
-    for name, block in blocks.items():
-        begin, end = f"<!-- begin:{name} -->", f"<!-- end:{name} -->"
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
-        if not pattern.search(text):
-            raise UserError(f"README.md lacks the marks {begin} and {end}.")
-        text = pattern.sub(lambda _: f"{begin}\n{block}\n{end}", text)  # noqa: B023
+    pages = filled({path: path.read_text() for path in PAGES}, blocks) | {claims.PAGE: page}
     if options.check:
-        for path, wanted in ((README, text), (claims.PAGE, page)):
+        for path, wanted in pages.items():
             if not path.exists() or wanted != path.read_text():
                 where = path.relative_to(ROOT)
                 raise UserError(f"{where} is not what the committed records say; run make readme.")
         return 0
-    files.write_text(README, text)
-    files.write_text(claims.PAGE, page)
+    for path, text in pages.items():
+        files.write_text(path, text)
     plots.comparison(board.rows_of(shown), FIGURES / f"{BENCH.replace('/', '--')}.svg")
     plots_games.plans(measured["plans"]["rows"], FIGURES / "plans.svg")
-    print(f"wrote {README}, {claims.PAGE} and {FIGURES}")
+    teams = [item for item in everything if (item.dataset or "").rpartition("/")[0] in TEAMS[:2]]
+    plots_across.tiers(board.rows_of(teams), FIGURES / "mpe--quick--tiers.svg")
+    played = [item for item in everything if (item.task, item.track) == (PLAYED, "online")]
+    played_rows = board.rows_of(played)
+    path = FIGURES / "claims" / "sample_efficiency.svg"
+    plots.curves([run for row in played_rows for run in row.runs], path, played_rows, ["return"])
+    for name, draw in plots_studies.FIGURES.items():
+        draw(claims.studies(), FIGURES / "claims" / f"{name}.svg")
+    print(f"wrote {', '.join(path.relative_to(ROOT).as_posix() for path in pages)} and {FIGURES}")
     return 0
+
+
+def filled(pages: dict[Path, str], blocks: dict[str, str]) -> dict[Path, str]:
+    """The pages with each block between its marks; a block without a place raises UserError."""
+    for name, block in blocks.items():
+        begin, end = f"<!-- begin:{name} -->", f"<!-- end:{name} -->"
+        marks = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
+        placed = [path for path, text in pages.items() if marks.search(text)]
+        if not placed:
+            names = ", ".join(path.name for path in pages)
+            raise UserError(f"none of {names} has the marks {begin} and {end}.")
+        for path in placed:
+            whole = f"{begin}\n{block}\n{end}"
+            pages[path] = marks.sub(lambda _: whole, pages[path])  # noqa: B023
+    return pages

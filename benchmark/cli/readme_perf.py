@@ -1,9 +1,39 @@
-"""The README's section on speed and reliability, from the records of leaderboard/perf."""
+"""What README and docs/performance.md say of speed and reliability, from leaderboard/perf."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+
+FEATURED = (
+    "update of om2p, width 64: its matrix products alone",
+    "5 seeds in one compiled update, 64 wide, batch 32: 5 runs",
+    "256 transitions from memory: one by one, contiguous",
+    "an episode of 100 in lockstep, 15 sampler steps: agent by agent",
+    "a denoising step of 1,000,000 agents in chunks, 64 stand for all: time",
+    "60 jobs in 2 processes: in 1",
+)  # for who reads one screen only
+
+
+def summary(found: dict[str, Any]) -> str:
+    """The README's few lines: how many goals are met, and those of FEATURED."""
+    machine, rows = found["machine"], found["goals"]
+    met = sum(row["met"] for row in rows)
+    lines = [
+        f"`make perf` met {met} of {len(rows)} goals in one thread on {machine['processor']}; every"
+        " goal, why goals are missed, plans of a",
+        "million agents and what kills and damaged files did:"
+        " [docs/performance.md](docs/performance.md). Six of them:",
+        "",
+        "| ours: compared with | goal | measured |",
+        "|:---|---:|---:|",
+    ]
+    named = {row["name"]: row for row in rows}
+    for row in (named[name] for name in FEATURED if name in named):
+        sense = {">=": "≥", "<=": "≤"}[row["sense"]]
+        measured = "" if row["measured"] is None else f"{row['measured']:.3g} {row['unit']}"
+        lines.append(f"| {row['name']} | {sense} {row['goal']:g} {row['unit']} | {measured} |")
+    return "\n".join(lines)
 
 
 def goals(found: dict[str, Any]) -> str:
@@ -56,7 +86,7 @@ def device(found: dict[str, Any] | None) -> str:
     if found is None:
         return text + (
             "No GPU has measured this yet: the path is tested on CPU semantics"
-            " ([device](tests/test_device.py), [resident data](tests/test_resident.py)), and"
+            " ([device](../tests/test_device.py), [resident data](../tests/test_resident.py)), and"
             " `make perf DEVICE=cuda` prints updates per second, memory and utilisation."
         )
     heads = "| group of seeds | updates per second | peak MB | busy | waits per update |"
@@ -77,7 +107,7 @@ def ray(found: dict[str, Any]) -> str:
         f" job of a grid; the goal is under 1 s. A job that does nothing but start takes"
         f" {spent['ray']:.2f} s on it and {spent['local']:.2f} s in local processes, medians of"
         f" {rounds} rounds of {settings['jobs']} jobs, {settings['workers']} at a time"
-        " ([record](leaderboard/perf/ray.json))."
+        " ([record](../leaderboard/perf/ray.json))."
     )
 
 
