@@ -79,6 +79,7 @@ def typed(line: str) -> list[list[str]]:
 
 def test_there_is_a_page_of_each_kind() -> None:
     wanted = {"protocol", "formats", "statistics", "verification", "traps", "claims", "tasks"}
+    wanted |= {"results", "performance"}
     assert {path.stem for path in PAGES} == wanted
     assert len(RUN) > 8
 
