@@ -44,6 +44,7 @@ over imitation. Expert and medium data: 79 and 39 with alpha = 1, 80 and 38 with
 10, which the rule of that search chose; BC 95 and 38. Each agent's own ratio, `ratio = agents`,
 changes nothing by itself on medium data (39), with the released value loss it has 44 there, and was
 not run on expert data. Low temperatures cost on expert data, 39 after 1,500 updates with .3.
+HalfCheetah 2x3, medium data, quick protocol, 3 seeds: 51.4 [48.2, 54.6], above BC (45.7).
 """
 
 from __future__ import annotations
