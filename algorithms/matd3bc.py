@@ -29,8 +29,9 @@ Differences from the paper
     41 (BC: 96 and 38). [OUR CHOICE]
 
 What reproduces (quick protocol, 5 seeds): the gain over BC on mixed data, a small one on spread
-(medium 41.0 and 38.6, medium-replay 35.4 and 33.5, random 19.5 and 13.5), a larger one on tag
-(medium 48.6 and 43.0, medium-replay 34.1 and 21.5); on expert data it is within a point or two of
+(medium 41.0 and 38.6, medium-replay 35.4 and 33.5, random 19.3 and 13.5), a larger one where tiers
+are mixed (71.5 and 51.6) and on tag (medium 48.6 and 43.0, medium-replay 34.1 and 21.5, mixed 83.8
+and 73.3, random 1.6 and 0); on expert data it is within a point or two of
 BC. OMAR's tables have 29.3 and 31.6 on medium, 15.4 and 10.0 on medium-replay spread, on other
 data. The gap of 108.3 to 35.0 that they print on expert data does not reproduce: BC there is weak.
 On OMAR's variant, our data: 95.8 on expert (BC 95.3), 44.3 on medium (41.7), 28.9 on medium-replay
