@@ -50,7 +50,8 @@ What reproduces (spread, development data of leaderboard/tuning, 2,000 updates o
    a fixed critic whose mean action under softmax Q is .10 from the expert's (mean square; cloning
    .06 to .09), and whose best of 128 actions .16, the actor ends .31 off, at values above those of
    the expert's own action. A start by cloning is lost within 1,000 updates. Four times the updates
-   leave the score at 39; alpha = 100 (26), a third layer (28), width 128 (38) and draws of the
+   leave the score at 39, ten times (full protocol, one seed of the board) at 43, where OMAR, whose
+   actor follows no gradient, has 76; alpha = 100 (26), a third layer (28), width 128 (38) and draws of the
    policy (36) do not help. Wider critics with larger batches learn faster, for more time than the
    quick protocol has.
  - The corner that OMAR's paper warns of: without `output_l2` an actor of a toy problem whose data
