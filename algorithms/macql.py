@@ -51,9 +51,9 @@ What reproduces (spread, development data of leaderboard/tuning, 2,000 updates o
    .06 to .09), and whose best of 128 actions .16, the actor ends .31 off, at values above those of
    the expert's own action. A start by cloning is lost within 1,000 updates. Four times the updates
    leave the score at 39, ten times (full protocol, one seed of the board) at 43, where OMAR, whose
-   actor follows no gradient, has 76; alpha = 100 (26), a third layer (28), width 128 (38) and draws of the
-   policy (36) do not help. Wider critics with larger batches learn faster, for more time than the
-   quick protocol has.
+   actor follows a search, has 76; alpha = 100 (26), a third layer (28), width 128 (38) and draws of
+   the policy (36) do not help. Wider critics with larger batches learn faster, for more time than
+   the quick protocol has.
  - The corner that OMAR's paper warns of: without `output_l2` an actor of a toy problem whose data
    lie near -0.5 ended at -0.996 (two action dimensions) and -0.998 (one) with alpha = 5 after 150
    updates; with 1e-2 and 200 updates at -0.91 and -0.44 (tests/test_macql.py holds the sign).
