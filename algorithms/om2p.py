@@ -53,7 +53,7 @@ What reproduces
     (62).
     Quick protocol, 5 seeds: about cloning on spread (medium-replay, medium and expert data 37.0,
     39.0, 93.1; BC 33.5, 38.6, 95.1), far above it on tag's poor data (41.1, 51.3, 94.6; BC 21.5,
-    43.0, 100.9), above it on mixed data (spread 59 and 51.6, tag 83 and 73.3), no gain on random
+    43.0, 100.9), above it on mixed data (spread 58.6 and 51.6, tag 83.9, 73.3), no gain on random
     data (12.9, 13.5). One step against the five of Diffusion-QL on spread: 7 points below on
     medium and 45 above on expert data, 18.8 [17.7, 19.9] in the mean. Each has its own frozen
     budget, 12,000 updates of 256 rows and 5,000 of 128, after which a chain is far from trained:
