@@ -58,7 +58,7 @@ What reproduces (records: spread's expert data, 5 seeds, 6,000 updates of 64 win
 with the paper's loss, 38 without attention (1.5 [.05, 2.7] less: it matters, and little here), 72
 with (8), row `guess` (3 seeds). Spread's medium and replay data: 37.2 and 37.6 (BC 38.6, 33.5);
 tag's replay, medium and expert data: 19.7, 29.5, 86.1 (BC 21.5, 43.0, 100.9). Mixed data of spread
-and tag, 3 seeds: 39 and 47 (BC 52, 73). After the full protocol's 50,000 updates, 11 minutes of a
+and tag: 38.7 and 49.4 (BC 51.6, 73.3). After the full protocol's 50,000 updates, 11 minutes of a
 core, expert data of spread: 79.1 (one seed): what it lacks is training.
 Most of the gap to BC is what a cloner of actions has with the same rows, not diffusion. Mean square
 error against the expert's mean action (its variance is .37; a score of 95 takes .07, one of 60
