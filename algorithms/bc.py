@@ -15,7 +15,7 @@ Differences from the paper
 
 What reproduces (quick protocol, 5 seeds, spread): 95.1 on expert, 38.6 on medium, 33.5 on
 medium-replay and 13.5 on random data, that is, about the data's own level (98.5 on expert data),
-and 51.6 on mixed data, below its 66.7: one deterministic policy is the average of two behaviours.
+and 51.6 on mixed data, which have 66.7: a squared error averages the two behaviours in them.
 On OMAR's variant and scale, with data of our own: 95.3, 41.7, 27.0 and 7.5, where the papers of
 OMAR and MADiff print 35.0, 31.6, 10.0 and -0.5. Training explains a gap of that size: width 64 and
 lr 1e-3 for as many updates had 60.5 on expert data in the search of leaderboard/tuning/bc.json,

@@ -83,10 +83,9 @@ Scores by updates with the paper's loss, 50 to 100 development episodes, one tra
     BC, 256 rows an agent               100: 29   250: 33   500: 36   1,000: 47   3,000: 85
     BC, 21 rows an agent                6,000: 42   12,000: 46   25,000: 63   50,000: 75
 By rows of an agent that is what a cloner has: 200,000 of them are not enough for either, and levels
-of little noise teach a plan nothing. On OMAR's data MADiff-C
-has 89 (5 seeds, BC 95) and D 26. Centred observations and longer runs were not measured. Medium
-data (old form): 37, BC's own 38, whatever the guidance. Learning eps had -18 after 1,000 updates of
-32: 10 and 13 are what mended that.
+of little noise teach a plan nothing. On OMAR's data MADiff-C has 89 (5 seeds, BC 95) and D 26.
+Centred observations were not measured. Medium data (old form): 37, BC's own 38, whatever the
+guidance. Learning eps had -18 after 1,000 updates of 32: 10 and 13 are what mended that.
 """
 
 from __future__ import annotations

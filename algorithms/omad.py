@@ -42,7 +42,7 @@ What reproduces
     [1.31, 1.82] times fewer steps: a gain, and not the paper's 2.5 to 5 times, whose baselines,
     HATD3 and HASAC, are not in the suite. An update costs 2.5 times one of MASAC.
     Offline to online from spread's medium data, 49,000 steps, 3 seeds: OMAD 86.1 [80.0, 92.2],
-    MASAC 83.7 [80.7, 86.6], MATD3 52.1 [48.4, 55.7]: the data serve MASAC more than OMAD.
+    MASAC 83.7 [80.7, 86.6], MATD3 52.1 [48.4, 55.7]: with data OMAD's lead is within the error.
     Denoising steps, same budget and seeds (leaderboard/studies/denoising_steps.json): K = 1, 2, 4,
     8 and 16 have 73.8, 71.4, 73.1, 72.5 and 69.0; 8 less 1 is -1.3 [-6.6, 3.9]: no gain on spread
     that could saturate. An update with 16 takes 1.6 times the processor time of one with 8.

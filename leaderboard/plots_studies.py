@@ -24,7 +24,6 @@ Seeds = Mapping[float, Sequence[float]]  # x -> a number for each seed
 GREY = "#666666"
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 SIZE = (9.0, 3.2)  # two panels side by side
-LAWS = {"logit_normal": "logit-normal"}
 
 
 def joint_modes(studies: Studies, path: Path) -> None:
@@ -96,18 +95,17 @@ def mean_flow(studies: Studies, path: Path) -> None:
         ax.legend(**LEGEND)
         rows = sorted(found["toy"], key=lambda row: np.mean(row["energy_distance_1"]))
         for y, row in enumerate(rows):
-            _dots(right, y, row["energy_distance_1"], index=0, label="1 step")
-            _dots(right, y, row["energy_distance_20"], index=1, label="20 steps")
+            for index, steps in enumerate((1, 20)):
+                label = f"{steps} step{'s' * (steps > 1)}" if y == 0 else None
+                _dots(right, y, row[f"energy_distance_{steps}"], index, label)
         least = np.mean([row["energy_distance_data"] for row in rows])
         right.axvline(least, color=GREY, linestyle="--", linewidth=0.9, label="more data")
-        names = [
-            f"{LAWS.get(r['law'], r['law'])}, rho {r['rho']:g}, {r['estimator']}" for r in rows
-        ]
+        names = [f"{r['law'].replace('_', '-')}, rho {r['rho']:g}, {r['estimator']}" for r in rows]
         right.set_yticks(range(len(rows)), names, fontsize=8)
         right.invert_yaxis()
         log_axis(right.xaxis)
         right.set_xlabel("energy distance of samples to the data")
-        _once(right)
+        right.legend(**LEGEND)
 
 
 def denoising_steps(studies: Studies, path: Path) -> None:
@@ -234,16 +232,10 @@ def _line(ax: Axes, index: int, name: str, found: Seeds, shift: float = 0.0) -> 
             ax.plot(places, found[at], ".", color=colour, alpha=0.45, markersize=5)
 
 
-def _dots(ax: Axes, y: float, values: Sequence[float], index: int, label: str) -> None:
+def _dots(ax: Axes, y: float, values: Sequence[float], index: int, label: str | None) -> None:
     style: dict[str, Any] = {"color": CYCLE[index], "marker": MARKERS[index], "linestyle": ""}
     ax.plot(values, [y] * len(values), **style, alpha=0.4, markersize=3)
     ax.plot(np.mean(values), y, **style, markersize=6, label=label)
-
-
-def _once(ax: Axes) -> None:
-    """A legend that says every name once."""
-    named = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    ax.legend(named.values(), named.keys(), **LEGEND)
 
 
 def _powers(ax: Axes, ticks: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""Figures of studies: every committed study has one, and what it shows is what the study says."""
+"""Figures of studies: what they show is what the committed studies say, and claims name them."""
 
 from __future__ import annotations
 

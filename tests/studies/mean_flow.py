@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from algorithms.nn import meanflow
 from algorithms.nn.optim import Adam
 from algorithms.nn.stacked import StackedMLP, generators
+from algorithms.nn.team import normals
 from benchmark import files, provenance
 
 RECORD = Path(__file__).parents[2] / "leaderboard" / "studies" / "mean_flow.json"
@@ -54,7 +55,7 @@ def errors(net: StackedMLP, given: int) -> list[dict[str, Any]]:
     points, `given` numbers of an observation and two of an action.
     """
     gens = generators(SEEDS)
-    obs, z, v = (normals(gens, BATCH, width) for width in (given, 2, 2))
+    obs, z, v = (normals(gens, torch.empty(len(gens), BATCH, width)) for width in (given, 2, 2))
     r, t = meanflow.draw_times(gens, (BATCH, 1), "uniform", 0.0)
     t = t.clamp(min=max(DELTAS))  # a backward difference stays in [0, 1]
     rows: list[dict[str, Any]] = [{"delta": delta} for delta in DELTAS]
@@ -72,10 +73,6 @@ def errors(net: StackedMLP, given: int) -> list[dict[str, Any]]:
     return rows
 
 
-def normals(gens: list[torch.Generator], *shape: int) -> Tensor:
-    return torch.stack([torch.randn(shape, generator=gen) for gen in gens])
-
-
 def energy_distance(a: Tensor, b: Tensor) -> Tensor:
     """2 E|a - b| - E|a - a'| - E|b - b'| of two samples of points [K, M, A]: [K]."""
     across, own, others = (torch.cdist(x, y).mean((1, 2)) for x, y in ((a, b), (a, a), (b, b)))
@@ -85,7 +82,7 @@ def energy_distance(a: Tensor, b: Tensor) -> Tensor:
 def two_modes(gens: list[torch.Generator], n: int) -> Tensor:
     """Points about (-0.8, -0.8) and (0.8, 0.8), [K, n, 2]."""
     mode = torch.stack([torch.randint(2, (n, 1), generator=gen) for gen in gens]) * 1.6 - 0.8
-    return mode + 0.1 * normals(gens, n, 2)
+    return mode + 0.1 * normals(gens, mode.expand(-1, -1, 2))
 
 
 def cloned(law: str, rho: float, how: str, steps: int) -> tuple[StackedMLP, dict[str, Any]]:
@@ -97,7 +94,7 @@ def cloned(law: str, rho: float, how: str, steps: int) -> tuple[StackedMLP, dict
         x = two_modes(gens, BATCH)
         r, t = meanflow.draw_times(gens, (BATCH, 1), law, rho)
         t = t.clamp(min=DELTA)
-        z, v = meanflow.interpolate(x, normals(gens, BATCH, 2), t)
+        z, v = meanflow.interpolate(x, normals(gens, x), t)
         value = u(z, r, t)
         slope = meanflow.time_derivative(u, z, r, t, v, value.detach(), how, DELTA)
         loss = (value - meanflow.average_target(v, r, t, slope)).square().mean((1, 2)).sum()
@@ -105,7 +102,7 @@ def cloned(law: str, rho: float, how: str, steps: int) -> tuple[StackedMLP, dict
     row: dict[str, Any] = {"law": law, "rho": rho, "estimator": how}
     with torch.no_grad():
         truth, other = two_modes(gens, POINTS), two_modes(gens, POINTS)
-        noise = normals(gens, POINTS, 2)
+        noise = normals(gens, truth)
         row["energy_distance_data"] = rounded(energy_distance(other, truth))
         for jumps in JUMPS:
             made = meanflow.generate(u, noise, jumps)
