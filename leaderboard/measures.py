@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -29,8 +29,6 @@ from leaderboard import scores
 from leaderboard.rows import Row
 from leaderboard.scores import BOOTSTRAP_FROM, Estimate
 
-PROTOCOLS = ("quick", "full")  # a smoke run answers no claim; the later is preferred
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -39,6 +37,13 @@ class Evidence:
     rows: Sequence[Row]
     studies: Mapping[str, Any]  # name, such as "population_error" or "perf/om2p" -> its JSON
     obstacle: Callable[[str, str], str]  # row, dataset or task -> why it cannot run here, or ""
+
+    protocol: str = ""  # of the rows, see `under`
+
+    def under(self, protocol: str) -> Evidence:
+        """With the rows of one protocol alone."""
+        rows = [row for row in self.rows if row.board.protocol == protocol]
+        return replace(self, rows=rows, protocol=protocol)
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,11 @@ def find(evidence: Evidence, name: str, board: str, config: Mapping[str, Any] | 
             return False
         return all(row.runs[0].config.get(k) == v for k, v in (config or {}).items())
 
-    rows = [row for row in evidence.rows if row.board.protocol in PROTOCOLS and fits(row)]
+    rows = [row for row in evidence.rows if fits(row)]
     wanted = f" with {dict(config)}" if config else ""
     if not rows:
-        raise Missing(f"there are no records of {name}{wanted} on {board}")
-    row = max(rows, key=lambda r: (PROTOCOLS.index(r.board.protocol), len(r.seeds), r.label))
+        raise Missing(f"there are no {evidence.protocol} records of {name}{wanted} on {board}")
+    row = max(rows, key=lambda r: (len(r.seeds), r.label))
     if row.score is None:
         raise Missing(f"{name} has no score on {board}: {row.board.unscored or row.notes[0]}")
     for note in row.notes:  # seeds of the protocol that are missing, data that are not the listed

@@ -70,8 +70,8 @@ def teams(omar: float, td3bc: float, n: int = 5, spread: float = 1.0, **changes:
         (teams(70, 80), "not supported", "the interval is not above 0"),
         (teams(71, 70, spread=9), "not supported", "the interval is not above 0"),
         (teams(80, 70, n=3), "not yet measured", "3 seeds; a verdict wants 5"),
-        (runs("omar", [80] * 5), "not yet measured", "no records of td3bc on " + DATASET),
-        (teams(80, 70, protocol_name="smoke"), "not yet measured", "no records of omar"),
+        (runs("omar", [80] * 5), "not yet measured", "no quick records of td3bc on " + DATASET),
+        (teams(80, 70, protocol_name="smoke"), "not yet measured", "no quick records of omar"),
         (teams(80, 70, rankable=False), "not yet measured", "not the listed content"),
         (teams(80, 70)[1:], "not yet measured", "also wants training seed 0"),
     ],
@@ -153,6 +153,19 @@ terms = [{{ row = "omar", datasets = ["{DATASET}", "{EXPERT}"] }}]"""
         [*version("a", 90, EXPERT), *version("bb", 50, DATASET)],
     ).parts
     assert part.outcome == "missing"
+
+
+def test_protocols_are_never_mixed_and_the_full_one_counts_once_it_is_whole(tmp_path: Path) -> None:
+    quick = teams(80, 70)
+    full = teams(50, 70, n=10, protocol_name="full")
+    first = [record for record in full if record.seed == 0]
+    of_one_row = [record for record in full if record.algo == "omar"]
+    for begun in ([], first, of_one_row):
+        assert judge(card(tmp_path, ABOVE), [*quick, *begun]).verdict == "supported"
+    assert judge(card(tmp_path, ABOVE), [*quick, *full]).verdict == "not supported"
+    found = judge(card(tmp_path, ABOVE), first)
+    assert found.verdict == "not yet measured"
+    assert found.reason.startswith("there are no quick records of omar on ")
 
 
 def test_a_gain_of_gains_is_one_contrast(tmp_path: Path) -> None:
