@@ -94,7 +94,7 @@ def test_energy_distance_is_that_of_each_seed_and_zero_for_equal_samples() -> No
 
 
 def test_a_cloned_row_has_every_seed_and_more_steps_come_nearer_to_the_data() -> None:
-    few, more = (mean_flow.cloned(*mean_flow.USUAL, "fd", steps)[1] for steps in (1, 160))
+    few, more = (mean_flow.cloned(*mean_flow.USUAL, "fd", steps)[1] for steps in (1, 80))
     for name, values in more.items():
         assert not isinstance(values, list) or len(values) == len(mean_flow.SEEDS), name
     assert max(more["energy_distance_1"]) < min(few["energy_distance_1"])
