@@ -25,6 +25,7 @@ What reproduces
     MATD3 (42.8). The search of leaderboard/tuning/masac.json, two seeds: with tau 0.005 and alpha
     from 0.1 the score was 40.4 after 21,000 environment steps. With the settings of 4 the mean
     return was -19.8 against -21.8 between 5,000 and 5,700 steps.
+    mpe/tag-flee-v1, 3 seeds: 6.0, as OMAD and MATD3 have: too few steps for tag.
 """
 
 from __future__ import annotations

@@ -41,6 +41,8 @@ What reproduces
     MASAC 62.7 [61.0, 66.6], MATD3 42.8 [39.1, 45.7]. MASAC's last return is passed after 1.64
     [1.31, 1.82] times fewer steps: a gain, and not the paper's 2.5 to 5 times, whose baselines,
     HATD3 and HASAC, are not in the suite. An update costs 2.5 times one of MASAC.
+    mpe/tag-flee-v1, as many steps, 3 seeds: OMAD 6.0 [1.9, 10.0], MASAC 6.0, MATD3 5.9: within so
+    few steps none of them learns to catch the prey, and tag says nothing about who is better.
     Offline to online from spread's medium data, 49,000 steps, 3 seeds: OMAD 86.1 [80.0, 92.2],
     MASAC 83.7 [80.7, 86.6], MATD3 52.1 [48.4, 55.7]: with data OMAD's lead is within the error.
     Denoising steps, same budget and seeds (leaderboard/studies/denoising_steps.json): K = 1, 2, 4,
