@@ -32,8 +32,8 @@ Differences from the code
 
 As in the code, neither observations nor rewards are scaled, and evaluation draws its noise.
 
-What reproduces (the authors' tables could not be read; quick protocol, 3 seeds): that (1) and (3) do
-not clone, see b. Expert data: 3.6 on spread, 1.1 on tag, where om2p has 93.1 and 94.6, BC 95.1 and
+What reproduces (the tables could not be read; quick protocol, 3 seeds): that (1) and (3) do not
+clone, see b. Expert data: 3.6 on spread, 1.1 on tag, where om2p has 93.1 and 94.6, BC 95.1 and
 100.9. What its actions are is then left to Q, which pays on poor data: medium-replay and medium
 54.1 and 54.4 on spread (om2p 37.0, 39.0), 78.4 and 80.0 on tag (41.1, 51.3), where imitation holds
 the sound form back. 10.0 on the bandit of two joint modes.
