@@ -111,10 +111,10 @@ class OMAR(Algorithm):
                     "lr": 3e-3,
                     "cql_samples": 3,
                     "policy_delay": 3,
-                    "steps": {"smoke": 50, "quick": 2_000, "full": 20_000},
+                    "steps": {"smoke": 50, "quick": 20_000, "full": 100_000},
                 }
             },
-            tuning={"mpe/": Tuning(configs_tried=8, online_episodes=4_200)},
+            tuning={"mpe/": Tuning(configs_tried=8, online_episodes=5_200)},
         )
     }
     requires = frozenset({"continuous"})
