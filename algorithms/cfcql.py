@@ -116,10 +116,10 @@ class CFCQL(Algorithm):
                     "lr": 3e-3,
                     "cql_samples": 3,
                     "policy_delay": 1,
-                    "steps": {"smoke": 50, "quick": 2_000, "full": 20_000},
+                    "steps": {"smoke": 50, "quick": 20_000, "full": 100_000},
                 }
             },
-            tuning={"mpe/": Tuning(configs_tried=1, online_episodes=1_200)},
+            tuning={"mpe/": Tuning(configs_tried=1, online_episodes=2_000)},
         )
     }
     stacks_seeds = True

@@ -115,7 +115,7 @@ FAMILIES = {
     "mpe/": {  # the search of leaderboard/tuning/macql.json
         "lr": 3e-3,
         "cql_samples": 3,
-        "steps": {"smoke": 50, "quick": 2_000, "full": 20_000},
+        "steps": {"smoke": 50, "quick": 20_000, "full": 100_000},
     }
 }
 
@@ -127,7 +127,7 @@ class MACQL(Algorithm):
         "default": Variant(
             steps=STEPS,
             families=FAMILIES,
-            tuning={"mpe/": Tuning(configs_tried=7, online_episodes=3_600)},
+            tuning={"mpe/": Tuning(configs_tried=7, online_episodes=4_200)},
         ),
         "joint": Variant(steps=STEPS, config={"critic": "joint"}, families=FAMILIES),
     }
