@@ -43,8 +43,8 @@ What reproduces (quick protocol, 20,000 updates, records of the board)
  - Teams of 2 to 6 agents on spread, scripted data of one kind (score 42 to 45), 5 seeds
    (leaderboard/studies/agents_cql.json): CFCQL 91, 45, 24, 15, 12, joint MA-CQL 89, 40, 30, 24, 23,
    BC 54, 47, 35, 28, 25. The paper's advantage with many agents is not reproduced, at one alpha for
-   all N: it is 5 points with 3 agents and -12 with 6, there also without `logged` (14 and 23). These
-   rows have 2,000 updates, too few as was seen later; 20,000 were not run.
+   all N: it is 5 points with 3 agents and -12 with 6, there also without `logged` (14 and 23).
+   These rows have 2,000 updates, too few as was seen later; 20,000 were not run.
  - Expert data: 41 on spread, as after 2,000 updates. The header of MA-CQL says why its penalty and
    its actor fail there; those of CFCQL are the same but for the joint critic, on which that was not
    measured.
