@@ -45,8 +45,8 @@ What reproduces (quick protocol, 20,000 updates, records of the board)
    22, 43, 101). So it is above BC on poor data, as in the paper of OMAR (34 against 32 on medium
    data of spread), and below a tuned BC on expert data, where the paper has 98 against 35. OMAR's
    variant, our data, random, replay, medium, expert: 43, 6, 37, 5 (BC 8, 27, 42, 95; the paper has
-   24, 20, 34, 98): above BC on random data alone. After 2,000 updates, as many as the releases have of
-   four times the rows, it had 36 on spread's medium data, below BC: too little training.
+   24, 20, 34, 98): above BC on random data alone. After 2,000 updates, as many as the releases have
+   of four times the rows, it had 36 on spread's medium data, below BC: too little training.
  - Why not on expert data (numbers: leaderboard/tuning/README.md). (2) ends at log mu, but its best
    action is learned in three to six times the updates of cloning and more, also without the TD
    error and, at width 64, with 3 draws as with 30. And (3) climbs to where the critic errs: against
