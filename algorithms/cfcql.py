@@ -35,8 +35,8 @@ Differences from the paper
 10. `output_l2` and `entropy` keep actors out of corners, see MA-CQL. [OUR CHOICE]
 
 What reproduces (quick protocol, 20,000 updates, records of the board)
- - Spread's medium-replay, medium and expert data: 59, 70, 41 (MA-CQL 39, 60, 46, BC 34, 39, 95);
-   tag's: 52, 72, 84 (MA-CQL 52, 72, 91, BC 22, 43, 101). The paper has 52, 65 and 112 on spread, on
+ - Spread's medium-replay, medium and expert data: 58, 70, 40 (MA-CQL 38, 61, 45, BC 34, 39, 95);
+   tag's: 51, 72, 86 (MA-CQL 54, 70, 92, BC 22, 43, 101). The paper has 52, 65 and 112 on spread, on
    OMAR's data. So it is above BC and MA-CQL on spread's poor data, as in the paper, and no better
    than MA-CQL on tag's. After 2,000 updates it had 35 and 32 on spread's, below BC: too little
    training, as with OMAR. One alpha was tried (5).
@@ -45,7 +45,7 @@ What reproduces (quick protocol, 20,000 updates, records of the board)
    BC 54, 47, 35, 28, 25. The paper's advantage with many agents is not reproduced, at one alpha for
    all N: it is 5 points with 3 agents and -12 with 6, there also without `logged` (14 and 23).
    These rows have 2,000 updates, too few as was seen later; 20,000 were not run.
- - Expert data: 41 on spread, as after 2,000 updates. The header of MA-CQL says why its penalty and
+ - Expert data: 40 on spread, 37 after 2,000 updates. The header of MA-CQL says why its penalty and
    its actor fail there; those of CFCQL are the same but for the joint critic, on which that was not
    measured.
 """

@@ -41,10 +41,10 @@ Differences from the paper
     [OUR CHOICE]
 
 What reproduces (quick protocol, 20,000 updates, records of the board)
- - Spread's medium-replay, medium and expert data: 39, 60, 46 (BC 34, 39, 95); tag's: 52, 72, 91 (BC
+ - Spread's medium-replay, medium and expert data: 38, 61, 45 (BC 34, 39, 95); tag's: 54, 70, 92 (BC
    22, 43, 101). So it is above BC on poor data, as in the paper of OMAR (34 against 32 on medium
    data of spread), and below a tuned BC on expert data, where the paper has 98 against 35. OMAR's
-   variant, our data, random, replay, medium, expert: 43, 6, 37, 5 (BC 8, 27, 42, 95; the paper has
+   variant, our data, random, replay, medium, expert: 43, 1, 37, 13 (BC 8, 27, 42, 95; the paper has
    24, 20, 34, 98): above BC on random data alone. After 2,000 updates, as many as the releases have
    of four times the rows, it had 36 on spread's medium data, below BC: too little training.
  - Why not on expert data (numbers: leaderboard/tuning/README.md). (2) ends at log mu, but its best
@@ -53,7 +53,7 @@ What reproduces (quick protocol, 20,000 updates, records of the board)
    a fixed critic whose mean action under softmax Q is .10 from the expert's (mean square; cloning
    .06 to .09), and whose best of 128 actions .16, the actor ends .31 off, at values above those of
    the expert's own action. A start by cloning is lost within 1,000 updates. After 2,000 updates the
-   score is 39, after 8,000 39, after 20,000 46, where OMAR, whose actor follows a search, has 75;
+   score is 39, after 8,000 39, after 20,000 45, where OMAR, whose actor follows a search, has 75;
    alpha = 100 (26), a third layer (28), width 128 (38) and draws of the policy (36) do not help.
    Wider critics with larger batches learn faster, for more time than the quick protocol has.
  - The corner that OMAR's paper warns of: without `output_l2` an actor of a toy problem whose data
