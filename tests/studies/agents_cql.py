@@ -6,14 +6,14 @@
 the team in both). Data of each N: 4,000 episodes of a scripted behaviour, the assignment controller
 at a fifth of its force with Gaussian noise of 0.5, as far between uniform play and the controller
 as the suite's medium data (a third to a half); nothing is learned for them, so that N alone
-differs. All rows have their settings of the quick protocol on MPE, found on three agents; `bc`, the
-floor, has its updates too, the others a tenth of them. Scores: 0 is uniform play and 100 the
-noiseless controller, at each N.
+differs. All rows, `bc` the floor, have the settings and the updates of the quick protocol on MPE,
+found on three agents. Scores: 0 is uniform play and 100 the noiseless controller, at each N.
 
 `control`: the largest team again, without the logged action among the draws of the penalties, as
 in the releases.
 
-`--record` writes leaderboard/studies/agents_cql.json, after each N; parts not asked for stay.
+`--record` writes leaderboard/studies/agents_cql.json, after each N; what was not asked for stays,
+unless settings, updates or code of a row are others by now.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ RECORD = Path(__file__).parents[2] / "leaderboard" / "studies" / "agents_cql.jso
 ROWS = ("cfcql", "macql.joint", "bc")
 AGENTS = (2, 3, 4, 5, 6)
 SEEDS = (0, 1, 2, 3, 4)
-STEPS = {"cfcql": 2_000, "macql.joint": 2_000}  # quick's 20,000 would be hours
 EPISODES, REFERENCE_EPISODES = 4_000, 2_000
 FORCE, NOISE = 0.2, 0.5  # of the behaviour: share of the controller's force, and its noise
 PARTS = ("teams", "control")
@@ -100,7 +99,7 @@ def returns(
     """
     cls, _, variant = algorithms.registry().row(row)
     changes, quick = variant.resolve(task.spec.id, "quick")
-    steps = steps or STEPS.get(row, quick)
+    steps = steps or quick
     group = build_group(cls, cls.Config(**changes | config), task.spec, tuple(seeds))
     group.prepare(data, steps, [np.random.default_rng([seed, 1]) for seed in seeds])
     rngs = [np.random.default_rng([seed, 0]) for seed in seeds]
@@ -163,16 +162,21 @@ def settings() -> dict[str, Any]:
         cls, _, variant = algorithms.registry().row(row)
         changes, quick = variant.resolve(Spread().spec.id, "quick")
         config, code = asdict(cls.Config(**changes)), provenance.code_sha256(cls)
-        steps = STEPS.get(row, quick)
-        found["rows"][row] = {"steps": steps, "config": config, "code_sha256": code}
+        found["rows"][row] = {"steps": quick, "config": config, "code_sha256": code}
     return found
 
 
-def write(found: dict[str, Any]) -> None:
-    former = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    about = {"machine": provenance.machine(), "settings": settings()}
-    files.write_json(RECORD, former | about | found)
-    print(f"wrote {', '.join(found)} to {RECORD}")
+def write(part: str, row: dict[str, Any]) -> None:
+    """The record with a row of "rows" (the teams) or "control" new or in its former's place."""
+    found = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    if found.get("settings") != settings():
+        found = {"machine": provenance.machine(), "settings": settings()}
+    others = [former for former in found.get(part, []) if former["agents"] != row["agents"]]
+    found[part] = sorted([*others, row], key=lambda each: each["agents"])
+    if part == "rows" and others:
+        found["slopes"] = [slopes(found["rows"])]
+    files.write_json(RECORD, found)
+    print(f"wrote N = {row['agents']} of {part} to {RECORD}")
 
 
 def main() -> None:
@@ -182,15 +186,14 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
     for n_agents in options.agents if "teams" in options.parts else ():
-        rows.append(measure(n_agents))
+        row = measure(n_agents)
         if options.record:
-            write({"rows": rows, "slopes": [slopes(rows)] if len(rows) > 1 else []})
+            write("rows", row)
     if "control" in options.parts:
-        again = measure(max(options.agents), rows=ROWS[:2], config=CONTROL)
+        row = measure(max(options.agents), rows=ROWS[:2], config=CONTROL)
         if options.record:
-            write({"control": [again]})
+            write("control", row)
 
 
 if __name__ == "__main__":
