@@ -59,11 +59,13 @@ def bandit(studies: Studies, path: Path) -> None:
 
 def one_step(studies: Studies, path: Path) -> None:
     """Processor time and memory of OM2P beside Diffusion-QL of K steps."""
-    rows = _study(studies, "perf/om2p", path)["policies"]
-    by_name = {row["name"]: row for row in rows}
+    by_name = {row["name"]: dict(row) for row in _study(studies, "perf/om2p", path)["policies"]}
+    for row in _study(studies, "training_memory", path)["rows"]:
+        if row["size"] == "suite":
+            by_name[row["name"]] |= row
     chains = {int(name.split("=")[1]): row for name, row in by_name.items() if "=" in name}
     panels = {"update_ms": "update, ms", "act_100_ms": "act in 100 episodes, ms",
-              "peak_mb": "memory of an update, MB"}  # fmt: skip
+              "training_mb": "tensors of a training, MB"}  # fmt: skip
     with figure(path, (10.5, 3.0), [1], columns=len(panels)) as axes:
         for ax, (field, head) in zip(axes, panels.items(), strict=True):
             values = [row[field] for row in chains.values()]

@@ -46,10 +46,16 @@ def test_a_study_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_times_are_marked_with_their_ratio_to_one_step(tmp_path: Path) -> None:
-    policies = [{"name": "om2p", "update_ms": 2.0, "act_100_ms": 1.0, "peak_mb": 10.0}]
-    policies += [{"name": "diffusion_ql K=5", "update_ms": 9.0, "act_100_ms": 5.0, "peak_mb": 12.0}]
+    policies = [{"name": "om2p", "update_ms": 2.0, "act_100_ms": 1.0}]
+    policies += [{"name": "diffusion_ql K=5", "update_ms": 9.0, "act_100_ms": 5.0}]
+    memory = [
+        {"name": name, "size": size, "training_mb": mb}
+        for name, mb in (("om2p", 10.0), ("diffusion_ql K=5", 12.0))
+        for size in ("suite", "released")
+    ]
     path = tmp_path / "a.svg"
-    plots_studies.one_step({"perf/om2p": {"policies": policies}}, path)
+    studies = {"perf/om2p": {"policies": policies}, "training_memory": {"rows": memory}}
+    plots_studies.one_step(studies, path)
     assert {"4.5x", "5.0x", "1.2x"} <= set(_texts(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from algorithms.nn.stacked import StackedMLP, generators
 from benchmark import runner
 from benchmark.envs.mpe.spread import Spread
-from tests.studies import agents_cql, denoising_steps, mean_flow
+from tests.studies import agents_cql, denoising_steps, mean_flow, training_memory
 
 torch.set_num_threads(1)
 
@@ -98,3 +99,25 @@ def test_a_cloned_row_has_every_seed_and_more_steps_come_nearer_to_the_data() ->
     for name, values in more.items():
         assert not isinstance(values, list) or len(values) == len(mean_flow.SEEDS), name
     assert max(more["energy_distance_1"]) < min(few["energy_distance_1"])
+
+
+# ------------------------------------------------------------------------- training_memory
+def test_memory_is_counted_at_its_peak_to_the_byte() -> None:
+    def three() -> torch.Tensor:
+        first = torch.zeros(250_000)  # 1 MB
+        second = first + 1
+        del first
+        return torch.cat([second, second])
+
+    assert training_memory.peak(three) == pytest.approx(3.0, abs=0.01)
+    assert training_memory.peak(lambda: None) == 0
+
+
+def test_a_chain_keeps_more_than_one_step_and_training_more_than_an_update() -> None:
+    one, chain = (training_memory.measure(name, "suite") for name in ("om2p", "diffusion_ql K=5"))
+    assert one["update_mb"] < one["training_mb"]
+    assert one["training_mb"] < chain["training_mb"]
+    record = json.loads(training_memory.RECORD.read_text())
+    kept = {(row["name"], row["size"]): row["training_mb"] for row in record["rows"]}
+    for row in (one, chain):
+        assert row["training_mb"] == pytest.approx(kept[row["name"], "suite"], rel=0.05)

@@ -12,8 +12,8 @@ estimators  one step of cloning by flow, one agent, 4 x 512 as released: flow ma
             derivative, each estimator, and the Jacobian of the whole batch that the release asks of
             JAX; a process each
 
-What the estimators and the laws of times buy is measured by tests/studies/mean_flow.py, an update's
-floor of matrix products by `make perf`.
+What the estimators and the laws of times buy is measured by tests/studies/mean_flow.py, memory to
+the byte by tests/studies/training_memory.py, an update's floor of matrix products by `make perf`.
 
 `--record` writes leaderboard/perf/om2p.json with the machine and its load.
 """
