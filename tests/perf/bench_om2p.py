@@ -114,8 +114,8 @@ def policy_row(name: str, rounds: int) -> dict[str, float]:
     return row
 
 
-def estimator_row(name: str, rounds: int) -> dict[str, float]:
-    """One step of cloning by (M3), as `algorithms/om2p.py` takes it."""
+def cloner(name: str) -> Callable[[], None]:
+    """One step of cloning by (M3), as `algorithms/om2p.py` takes it, with one of TARGETS."""
     gens = generators((0,))
     net = StackedMLP(gens, (), (18 + 2 + 2, 512, 512, 512, 512, 2), F.gelu)
     adam = Adam(list(net.parameters()), 3e-4)
@@ -140,6 +140,11 @@ def estimator_row(name: str, rounds: int) -> dict[str, float]:
         loss = (value - meanflow.average_target(v, r, t, slope)).square().mean()
         adam.step(torch.autograd.grad(loss, adam.parameters))
 
+    return step
+
+
+def estimator_row(name: str, rounds: int) -> dict[str, float]:
+    step = cloner(name)
     row = {"peak_mb": peak(step)}
     if name == "whole-batch Jacobian":  # seconds a step
         rounds = min(rounds, 2)

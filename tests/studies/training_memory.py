@@ -1,4 +1,4 @@
-"""Memory of training: OM2P's one step against Diffusion-QL of K steps, allocation by allocation.
+"""Memory of training, allocation by allocation: OM2P against Diffusion-QL, mean flow's estimators.
 
     python -m tests.studies.training_memory [--record]
 
@@ -7,6 +7,9 @@ resident memory is measured, with all that it holds besides. Here it is counted 
 allocator gives out and takes back: parameters, targets, moments, activations and gradients, which
 is what a GPU would have to hold, though with workspaces and rounding of its own. A count is exact,
 so that its interval is a point.
+
+rows         a policy: OM2P, and Diffusion-QL of K steps
+estimators   one step of cloning by mean flow, by what estimates the slope
 
 training_mb   the peak from before the learner is made to the end of its second update
 update_mb     what the second update adds at its peak to what is there before it
@@ -26,7 +29,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmark import files, provenance
-from tests.perf.bench_om2p import BATCH, POLICIES, TASK, updater
+from tests.perf.bench_om2p import BATCH, POLICIES, TARGETS, TASK, cloner, updater
 
 RECORD = Path(__file__).parents[2] / "leaderboard" / "studies" / "training_memory.json"
 SIZES: dict[str, dict[str, int]] = {
@@ -71,6 +74,12 @@ def measure(name: str, size: str) -> dict[str, Any]:
     return row
 
 
+def estimator(name: str) -> dict[str, Any]:
+    step = cloner(name)
+    step()
+    return {"name": name, "update_mb": peak(step)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--record", action="store_true")
@@ -81,10 +90,13 @@ def main() -> None:
         for name in POLICIES:
             rows.append(row := measure(name, size))
             print(f"{size:9}{name:19}{row['training_mb']:8.2f}{row['update_mb']:8.2f}", flush=True)
+    estimators = [estimator(name) for name in TARGETS]
+    for row in estimators:
+        print(f"{row['name']:28}{row['update_mb']:16.2f}")
     if options.record:
         settings = {"task": TASK, "batch_size": BATCH, "seeds": 1}
         about = {"machine": provenance.machine(), "settings": settings}
-        files.write_json(RECORD, about | {"rows": rows})
+        files.write_json(RECORD, about | {"rows": rows, "estimators": estimators})
         print(f"wrote {RECORD}")
 
 
