@@ -121,3 +121,11 @@ def test_a_chain_keeps_more_than_one_step_and_training_more_than_an_update() -> 
     kept = {(row["name"], row["size"]): row["training_mb"] for row in record["rows"]}
     for row in (one, chain):
         assert row["training_mb"] == pytest.approx(kept[row["name"], "suite"], rel=0.05)
+
+
+def test_a_difference_needs_no_more_memory_than_no_slope_and_derivatives_do() -> None:
+    plain, fd, jvp = (
+        training_memory.estimator(name)["update_mb"] for name in ("flow matching", "fd", "jvp")
+    )
+    assert fd == pytest.approx(plain, rel=0.05)
+    assert jvp > 1.2 * fd
