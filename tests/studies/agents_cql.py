@@ -9,8 +9,8 @@ as the suite's medium data (a third to a half); nothing is learned for them, so 
 differs. All rows, `bc` the floor, have the settings and the updates of the quick protocol on MPE,
 found on three agents. Scores: 0 is uniform play and 100 the noiseless controller, at each N.
 
-`control`: the largest team again, without the logged action among the draws of the penalties, as
-in the releases.
+`control`: both conservative rows again, without the logged action among the draws of the penalties,
+as in the releases.
 
 `--record` writes leaderboard/studies/agents_cql.json, after each N; what was not asked for stays,
 unless settings, updates or code of a row are others by now.
@@ -151,7 +151,9 @@ def slopes(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     weight = (n - n.mean()) / ((n - n.mean()) ** 2).sum()
     names = [row.replace(".", "_") for row in ROWS]
     return {
-        name: (weight @ np.array([row[name] for row in rows])).round(4).tolist() for name in names
+        name: (weight @ np.array([row[name] for row in rows])).round(4).tolist()
+        for name in names
+        if name in rows[0]
     }
 
 
@@ -173,8 +175,8 @@ def write(part: str, row: dict[str, Any]) -> None:
         found = {"machine": provenance.machine(), "settings": settings()}
     others = [former for former in found.get(part, []) if former["agents"] != row["agents"]]
     found[part] = sorted([*others, row], key=lambda each: each["agents"])
-    if part == "rows" and others:
-        found["slopes"] = [slopes(found["rows"])]
+    if others:
+        found["slopes" if part == "rows" else f"{part}_slopes"] = [slopes(found[part])]
     files.write_json(RECORD, found)
     print(f"wrote N = {row['agents']} of {part} to {RECORD}")
 
@@ -186,14 +188,12 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for n_agents in options.agents if "teams" in options.parts else ():
-        row = measure(n_agents)
-        if options.record:
-            write("rows", row)
-    if "control" in options.parts:
-        row = measure(max(options.agents), rows=ROWS[:2], config=CONTROL)
-        if options.record:
-            write("control", row)
+    for part in options.parts:
+        how: Any = {} if part == "teams" else {"rows": ROWS[:2], "config": CONTROL}
+        for n_agents in options.agents:
+            row = measure(n_agents, **how)
+            if options.record:
+                write("rows" if part == "teams" else part, row)
 
 
 if __name__ == "__main__":
