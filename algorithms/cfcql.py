@@ -41,10 +41,13 @@ What reproduces (quick protocol, 20,000 updates, records of the board)
    than MA-CQL on tag's. After 2,000 updates it had 35 and 32 on spread's, below BC: too little
    training, as with OMAR. One alpha was tried (5).
  - Teams of 2 to 6 agents on spread, scripted data of one kind (score 42 to 45), 5 seeds
-   (leaderboard/studies/agents_cql.json): CFCQL 91, 45, 24, 15, 12, joint MA-CQL 89, 40, 30, 24, 23,
-   BC 54, 47, 35, 28, 25. The paper's advantage with many agents is not reproduced, at one alpha for
-   all N: it is 5 points with 3 agents and -12 with 6, there also without `logged` (14 and 23).
-   These rows have 2,000 updates, too few as was seen later; 20,000 were not run.
+   (leaderboard/studies/agents_cql.json): CFCQL 96, 70, 37, 22, 20, joint MA-CQL 94, 66, 32, 25, 23,
+   BC 54, 47, 35, 28, 25. Without `logged`, as released: 96, 69, 37, 25, 20 against 89, 58, 22, 17,
+   13. So as released (2) is above the joint penalty at every N, by 7 to 15 points, which do not
+   grow with N (-0.2 [-0.5, 0.2] an agent more), though their ratio does, from 1.1 to 1.5. `logged`
+   lifts the joint penalty, whose uniform draws miss the peak in 2 N dimensions, and not (2): with
+   it (2) is ahead with 2 to 4 agents, behind with 5 and 6, where BC is above both. One alpha for
+   all N.
  - Expert data: 40 on spread, 37 after 2,000 updates. The header of MA-CQL says why its penalty and
    its actor fail there; those of CFCQL are the same but for the joint critic, on which that was not
    measured.

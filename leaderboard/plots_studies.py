@@ -131,16 +131,21 @@ def denoising_steps(studies: Studies, path: Path) -> None:
 
 
 def agents_cql(studies: Studies, path: Path) -> None:
-    """Scores of CFCQL, joint MA-CQL and BC on spread with 2 to 6 agents."""
-    rows = _study(studies, "agents_cql", path)["rows"]
-    with figure(path, (5.2, 3.2), [1]) as (ax,):
-        for index, name in enumerate(("cfcql", "macql_joint", "bc")):
-            _line(ax, index, name, {row["agents"]: row[name] for row in rows})
-        ax.plot(
-            [r["agents"] for r in rows], [r["data"] for r in rows], ":", color=GREY, label="data"
-        )
-        ax.set(xlabel="agents", ylabel="score", xticks=[row["agents"] for row in rows])
-        ax.legend(**LEGEND)
+    """Scores of CFCQL, joint MA-CQL and BC on spread with 2 to 6 agents, and with the penalties as
+    released.
+    """
+    found = _study(studies, "agents_cql", path)
+    rows = found["rows"]
+    heads = {"rows": "the suite's penalties", "control": "as released: without the logged action"}
+    with figure(path, SIZE, [1], columns=2) as axes:
+        for ax, (table, head) in zip(axes, heads.items(), strict=True):
+            for index, name in enumerate(("cfcql", "macql_joint", "bc")):
+                of = rows if name == "bc" else found[table]
+                _line(ax, index, name, {row["agents"]: row[name] for row in of})
+            agents = [row["agents"] for row in rows]
+            ax.plot(agents, [row["data"] for row in rows], ":", color=GREY, label="data")
+            ax.set(xlabel="agents", ylabel="score", title=head, xticks=agents, ylim=(0, 105))
+        axes[0].legend(**LEGEND)
 
 
 def population_error(studies: Studies, path: Path) -> None:
