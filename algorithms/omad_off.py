@@ -32,7 +32,8 @@ Differences from OMAD
 
 What reproduces: there is nothing to reproduce, the method is ours. Quick protocol, 5 seeds: 45.5,
 55.0 and 51.8 on spread's medium-replay, medium and expert data (BC 33.5, 38.6, 95.1), 34.2 on its
-random data (13.5; OMSD 35.3); 47.8, 49.9 and 85.8 on tag's three (BC 21.5, 43.0, 100.9).
+random and 54.3 on its mixed data (13.5, 51.6; OMSD 35.3, 77.5); 47.8, 49.9 and 85.8 on tag's three
+(BC 21.5, 43.0, 100.9), 83.1 on its mixed data (73.3; OM2P 83.9).
 HalfCheetah 2x3, medium data, 3 seeds: 54.7 [53.8, 55.5], the best of the board there (BC 45.7).
 98.8 on the bandit of two joint modes, where with lambda 0 two of three seeds end at the worst joint
 action. Lambda 0 on spread's medium data: -332, which is what an imitator's term holds off.
