@@ -84,8 +84,8 @@ Scores by updates with the paper's loss, 50 to 100 development episodes, one tra
     BC, 21 rows an agent                6,000: 42   12,000: 46   25,000: 63   50,000: 75
 By rows of an agent that is what a cloner has: 200,000 of them are not enough for either, and levels
 of little noise teach a plan nothing. On OMAR's data MADiff-C has 89 (5 seeds, BC 95) and D 26.
-Replay, medium and expert data (3 seeds), tag: MADiff-C 31, 42 and 97, D 20, 30 and 86; spread:
-37, 38 and 47, D 38, 37 and 40. So the team's view helps on tag, and there and here on expert data.
+Replay, medium and expert data, C with 3 seeds: on tag C has 31, 42 and 97, D 20, 30 and 86; on
+spread C has 37, 38 and 47 [39, 54], D 38, 37 and 40. So C is above D on tag, and level on spread.
 Centred observations were not measured. Medium data (old form): 37, BC's own 38, whatever the
 guidance. Learning eps had -18 after 1,000 updates of 32: 10 and 13 are what mended that.
 """

@@ -38,9 +38,10 @@ What reproduces
     An update costs 1.3 times its matrix products at width 256, 2.5 times at width 64 (`make perf`).
     Memory, leaderboard/studies/training_memory.json, all tensors of a training: 3.1 times less than
     Diffusion-QL's of 20 steps with the same networks (of 5: 1.4; as wide as released: 2.0), as much
-    as of 1, where the paper has up to 3.8, with a comparator that could not be read. A step of
-    cloning adds 5.3 MB by (2), as without any slope, 7.9 and 9.5 by exact derivatives (jvp, vjac),
-    2,170 by the Jacobian of the whole batch, which the release asks of JAX.
+    as of 1. Of what an update adds alone it is 3.5 times. The paper has up to 3.8; its comparator
+    could not be read. A step of cloning adds 5.3 MB by (2), as without any slope, 7.9 and 9.5 by
+    exact derivatives (jvp, vjac), 2,170 by the Jacobian of the whole batch, which the release asks
+    of JAX.
     Parts of mean flow, leaderboard/studies/mean_flow.json, two modes in two dimensions, 5 seeds:
     energy distance of one-step samples .026 by (2), .020 by the exact derivative (.006 [-.012,
     .026] more), .90 without it. The relative error of (2) in float32 is .003 at delta = 5e-3 on

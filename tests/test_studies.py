@@ -49,6 +49,27 @@ def test_a_row_of_the_study_has_a_score_for_each_seed_and_row() -> None:
     )
 
 
+def test_a_record_keeps_what_was_not_asked_for_until_settings_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents_cql, "RECORD", tmp_path / "a.json")
+    rows = [{"agents": n, "cfcql": [n * 1.0], "macql_joint": [n * 2.0]} for n in (3, 2, 3)]
+    rows[-1]["cfcql"] = [5.0]
+    for row in rows:
+        agents_cql.write("rows", row)
+    agents_cql.write("control", rows[1])
+    found = json.loads(agents_cql.RECORD.read_text())
+    assert found["rows"] == [rows[1], rows[2]]
+    assert found["slopes"] == [{"cfcql": [3.0], "macql_joint": [2.0]}]
+    assert found["control"] == [rows[1]]
+    assert "control_slopes" not in found
+    monkeypatch.setattr(agents_cql, "NOISE", 0.4)
+    agents_cql.write("control", rows[0])
+    found = json.loads(agents_cql.RECORD.read_text())
+    assert found["control"] == [rows[0]]
+    assert "rows" not in found
+
+
 # ------------------------------------------------------------------------- denoising_steps
 def test_a_run_of_a_number_of_steps_differs_from_the_row_in_that_alone(tmp_path: Path) -> None:
     run = denoising_steps.planned(2, (0, 1), tmp_path)
